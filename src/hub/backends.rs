@@ -1,0 +1,363 @@
+//! The backends of a hub: which broker has which role, and the state of each.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use serde_json::{json, Value};
+
+use super::{new_id_prefix, Shared, Timeout};
+use crate::broker::checked::{Checked, Enforced};
+use crate::broker::custom::{Custom, CustomOps, CustomSink};
+use crate::broker::embedded::{Embedded, EmbeddedConfig};
+use crate::broker::{BackendEvent, BackendKind, BackendSink, Broker, Context, Epoch, Outcome, Ticket};
+use crate::clock::{Clock, Moment};
+use crate::config::options::BrokerOptions;
+use crate::error::{Error, Kind, Result};
+use crate::limits::Limits;
+use crate::sync::Mutex;
+
+/// What a broker does in a hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Carries tasks.
+    TaskQueue,
+    /// Carries events.
+    EventStream,
+    /// Carries both where there is no other. Embedded only.
+    Fallback,
+}
+
+/// The state of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum BackendState {
+    /// Not connected yet.
+    Init,
+    /// Connected.
+    Up,
+    /// Away, or forced down for a drill.
+    Down,
+    /// Connected, but takes no messages for now.
+    Blocked,
+    /// It refused our credentials or rights.
+    Refused,
+}
+
+impl BackendState {
+    const ALL: [BackendState; 5] =
+        [BackendState::Init, BackendState::Up, BackendState::Down, BackendState::Blocked, BackendState::Refused];
+
+    /// The word used in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BackendState::Init => "init",
+            BackendState::Up => "up",
+            BackendState::Down => "down",
+            BackendState::Blocked => "blocked",
+            BackendState::Refused => "refused",
+        }
+    }
+}
+
+/// One broker of a hub, behind the checks of its capabilities.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its kind.
+    pub kind: BackendKind,
+    /// The broker.
+    pub broker: Arc<dyn Broker>,
+    /// Prefix of the message ids it makes.
+    pub id_prefix: u64,
+    /// The gate that publishers read: a [`BackendState`].
+    gate: AtomicU32,
+    detail: Mutex<Detail>,
+}
+
+/// What health tells beside the gate.
+#[derive(Debug, Clone)]
+struct Detail {
+    real: BackendState,
+    forced: bool,
+    since_us: i64,
+    epoch: Epoch,
+    attempts: u64,
+    last_error: Option<Error>,
+}
+
+/// A change of state, for callbacks and inboxes.
+#[derive(Debug, Clone)]
+pub struct StateChange {
+    /// The backend.
+    pub backend: BackendKind,
+    /// Before.
+    pub from: BackendState,
+    /// After.
+    pub to: BackendState,
+    /// When, wall microseconds.
+    pub at_us: i64,
+    /// Why, where there is a why.
+    pub cause: Option<Error>,
+}
+
+impl StateChange {
+    /// The change as JSON.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "backend": self.backend.name(), "from": self.from.name(), "to": self.to.name(), "at_us": self.at_us,
+            "cause": self.cause.as_ref().map(Error::to_json),
+        })
+    }
+}
+
+impl Backend {
+    /// A backend that is not connected. `broker` is wrapped in the checks; records were checked
+    /// against `payload_bytes_max` by whoever publishes.
+    pub fn new(broker: Arc<dyn Broker>, id_prefix: u64, payload_bytes_max: usize) -> Arc<Self> {
+        let detail = Detail {
+            real: BackendState::Init,
+            forced: false,
+            since_us: 0,
+            epoch: Epoch(0),
+            attempts: 0,
+            last_error: None,
+        };
+        Arc::new(Self {
+            kind: broker.kind(),
+            broker: Checked::over(broker, Enforced::Records { payload_bytes_max }),
+            id_prefix,
+            gate: AtomicU32::new(BackendState::Init as u32),
+            detail: Mutex::new(detail),
+        })
+    }
+
+    /// The state that counts for publishers.
+    #[inline]
+    pub fn state(&self) -> BackendState {
+        let word = self.gate.load(Ordering::Acquire) as usize;
+        BackendState::ALL.get(word).copied().unwrap_or(BackendState::Down)
+    }
+
+    /// Refuses a publish while the backend is away.
+    #[inline]
+    pub fn check_up(&self) -> Result<()> {
+        if self.state() == BackendState::Up {
+            return Ok(());
+        }
+        Err(self.down_error())
+    }
+
+    #[cold]
+    fn down_error(&self) -> Error {
+        let detail = self.detail.lock();
+        let state = if detail.forced { "forced down" } else { detail.real.name() };
+        let error = Error::new(Kind::BackendDown, format!("the backend {} is {state}", self.kind.name()))
+            .with_backend(self.kind.name())
+            .with_fate(crate::error::Fate::NotSent);
+        match &detail.last_error {
+            Some(cause) => error.caused_by(cause.clone()),
+            None => error,
+        }
+    }
+
+    /// One attempt to connect.
+    pub fn connect(&self, clock: &Clock, timeout: Duration) -> Result<Option<StateChange>> {
+        let epoch = {
+            let mut detail = self.detail.lock();
+            detail.attempts += 1;
+            detail.epoch = Epoch(detail.epoch.0 + 1);
+            detail.epoch
+        };
+        let pending = self.broker.connect(epoch, clock.now().plus(timeout));
+        let answer = crate::runtime::wait(pending, Some(timeout));
+        let change = match &answer {
+            Ok(()) => self.set(clock, BackendState::Up, None),
+            Err(error) => self.set(clock, BackendState::Down, Some(error.clone())),
+        };
+        answer.map(|()| change)
+    }
+
+    /// Takes over what the backend says of itself.
+    pub fn on_event(&self, clock: &Clock, event: BackendEvent) -> Option<StateChange> {
+        match event {
+            BackendEvent::Connected(_) | BackendEvent::Unblocked => self.set(clock, BackendState::Up, None),
+            BackendEvent::Lost(cause) => self.set(clock, BackendState::Down, Some(cause)),
+            BackendEvent::Blocked(reason) => {
+                let cause = Error::new(Kind::BackendDown, format!("the server asks publishers to stop: {reason}"));
+                self.set(clock, BackendState::Blocked, Some(cause))
+            }
+            BackendEvent::Denied(cause) => self.set(clock, BackendState::Refused, Some(cause)),
+        }
+    }
+
+    /// Forces the backend down for a drill, or lets its own state count again.
+    pub fn force(&self, clock: &Clock, down: bool) -> Option<StateChange> {
+        let before = self.state();
+        let mut detail = self.detail.lock();
+        detail.forced = down;
+        let after = if down { BackendState::Down } else { detail.real };
+        self.publish_gate(clock, &mut detail, before, after, None)
+    }
+
+    fn set(&self, clock: &Clock, real: BackendState, cause: Option<Error>) -> Option<StateChange> {
+        let before = self.state();
+        let mut detail = self.detail.lock();
+        detail.real = real;
+        if cause.is_some() {
+            detail.last_error.clone_from(&cause);
+        }
+        let after = if detail.forced { BackendState::Down } else { real };
+        self.publish_gate(clock, &mut detail, before, after, cause)
+    }
+
+    fn publish_gate(
+        &self,
+        clock: &Clock,
+        detail: &mut Detail,
+        from: BackendState,
+        to: BackendState,
+        cause: Option<Error>,
+    ) -> Option<StateChange> {
+        if from == to {
+            return None;
+        }
+        detail.since_us = clock.wall_us();
+        self.gate.store(to as u32, Ordering::Release);
+        Some(StateChange { backend: self.kind, from, to, at_us: detail.since_us, cause })
+    }
+
+    /// State, capabilities and last error as JSON.
+    pub fn to_json(&self) -> Value {
+        let detail = self.detail.lock().clone();
+        json!({
+            "backend": self.kind.name(), "state": self.state().name(), "forced": detail.forced,
+            "since_us": detail.since_us, "attempts": detail.attempts,
+            "last_error": detail.last_error.as_ref().map(Error::to_json),
+            "capabilities": self.broker.capabilities(),
+        })
+    }
+}
+
+/// A broker opened alone, to be given to a hub.
+#[derive(Debug, Clone)]
+pub struct BrokerHandle(Arc<Alone>);
+
+#[derive(Debug)]
+struct Alone {
+    broker: Arc<dyn Broker>,
+    relay: Arc<Relay>,
+    clock: Clock,
+    /// The id prefix the broker was made with; its hub takes it over.
+    id_prefix: u64,
+}
+
+impl BrokerHandle {
+    /// Opens a broker by its options. Connecting happens in the hub that gets it.
+    pub fn open(json: &str, _timeout: Timeout) -> Result<Self> {
+        let options = BrokerOptions::from_json(json)?;
+        Self::make(|context| {
+            let config = EmbeddedConfig {
+                memory_bytes_max: options.memory_bytes_max,
+                partitions: options.partitions,
+                topics: Vec::new(),
+            };
+            Ok(Embedded::open(config, context)? as Arc<dyn Broker>)
+        })
+    }
+
+    /// A broker supplied by the program, and the sink it answers through.
+    pub fn custom(ops: Box<dyn CustomOps>) -> Result<(Self, CustomSink)> {
+        let mut sink = None;
+        let handle = Self::make(|context| {
+            let (broker, own_sink) = Custom::over(ops);
+            broker.attach(context)?;
+            sink = Some(own_sink);
+            Ok(broker as Arc<dyn Broker>)
+        })?;
+        let sink = sink.ok_or_else(|| Error::internal("the custom broker made no sink"))?;
+        Ok((handle, sink))
+    }
+
+    /// Any broker, for tests.
+    pub fn make(open: impl FnOnce(Context) -> Result<Arc<dyn Broker>>) -> Result<Self> {
+        let relay = Arc::new(Relay::default());
+        let clock = Clock::real();
+        let id_prefix = new_id_prefix();
+        let sink = Arc::clone(&relay) as Arc<dyn BackendSink>;
+        let broker = open(Context { clock: clock.clone(), limits: Limits::production(), id_prefix, sink })?;
+        Ok(Self(Arc::new(Alone { broker, relay, clock, id_prefix })))
+    }
+
+    /// What it is and whether a hub has it.
+    pub fn health(&self, _timeout: Timeout) -> Result<Value> {
+        Ok(json!({
+            "backend": self.0.broker.kind().name(), "in_a_hub": self.0.relay.ends().is_some(),
+            "capabilities": self.0.broker.capabilities(),
+        }))
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> BackendKind {
+        self.0.broker.kind()
+    }
+
+    /// Gives it to `hub`; a broker belongs to one hub for ever, in one role or more.
+    pub(super) fn give_to(&self, hub: &Arc<Shared>) -> Result<Arc<Backend>> {
+        let alone = &self.0;
+        let backend = Backend::new(Arc::clone(&alone.broker), alone.id_prefix, hub.config.message_bytes_max);
+        if alone.relay.connect(hub, &backend) {
+            return Ok(backend);
+        }
+        match alone.relay.ends() {
+            Some((own_hub, own_backend)) if Arc::ptr_eq(&own_hub, hub) => Ok(own_backend),
+            _ => Err(Error::new(Kind::State, "this broker was given to another hub")),
+        }
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // A hub closes its own brokers.
+        if self.relay.ends().is_none() {
+            let _ = crate::runtime::wait(self.broker.close(self.clock.now()), Some(Duration::ZERO));
+        }
+    }
+}
+
+/// Passes a backend's words on to its hub, once it has one.
+#[derive(Debug, Default)]
+pub struct Relay {
+    ends: OnceLock<(Weak<Shared>, Weak<Backend>)>,
+}
+
+impl Relay {
+    /// Connects both ends; `false` if that was done before.
+    pub(super) fn connect(&self, hub: &Arc<Shared>, backend: &Arc<Backend>) -> bool {
+        self.ends.set((Arc::downgrade(hub), Arc::downgrade(backend))).is_ok()
+    }
+
+    fn ends(&self) -> Option<(Arc<Shared>, Arc<Backend>)> {
+        let (hub, backend) = self.ends.get()?;
+        Some((hub.upgrade()?, backend.upgrade()?))
+    }
+}
+
+impl BackendSink for Relay {
+    fn event(&self, event: BackendEvent) {
+        if let Some((hub, backend)) = self.ends() {
+            let change = backend.on_event(&hub.context.clock, event);
+            hub.tell(change);
+        }
+    }
+
+    fn complete(&self, outcomes: &mut Vec<(Ticket, Outcome)>) {
+        if let Some((hub, _)) = self.ends() {
+            hub.inflight.complete(outcomes);
+        }
+    }
+}
+
+/// Far enough for calls that do not wait.
+pub(super) fn deadline(clock: &Clock, timeout: Timeout) -> Moment {
+    timeout.map_or(Moment::NEVER, |limit| clock.now().plus(limit))
+}

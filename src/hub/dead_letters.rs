@@ -1,0 +1,176 @@
+//! Dead letters: list, redrive, discard.
+//!
+//! Dead letters are ordinary tasks in a topic of their own. They are read here with a subscription
+//! of the library, which gives back what is not redriven or discarded, so all backends can do it.
+//! While this runs, other consumers of the same dead-letter topic may hold some of them.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use serde_json::{json, Value};
+
+use super::retry::{ATTEMPTS, DEAD_AT, DEAD_HEADERS, ORIGIN_KIND, ORIGIN_TOPIC, REASON, SUFFIX};
+use super::{Hub, Shared, Timeout};
+use crate::broker::{Delivery, Flow, Group, Ordered, Sink, Source, Start, Stop, SubscribeSpec, Verdict};
+use crate::config::options::{DeadLetterAction, DeadLetterQuery};
+use crate::error::{Error, Kind, Result};
+use crate::limits::PREFETCH_MAX;
+use crate::message::{HeaderBlock, Message, Record, TopicKind};
+use crate::pattern::Pattern;
+use crate::sync::{Deadline, Mutex};
+
+impl Hub {
+    /// Carries out a query; answers the dead letters it met.
+    pub fn dead_letters(&self, query: &DeadLetterQuery, timeout: Timeout) -> Result<Value> {
+        let hub = &self.0;
+        hub.check_open()?;
+        let deadline = Deadline::after(timeout);
+        let mut out = Vec::new();
+        let mut failed = Vec::new();
+        for topic in hub.dead_letter_topics(query, timeout)? {
+            let mut browse = Browse::open(hub, &topic, timeout)?;
+            while out.len() < query.limit {
+                let Some(delivery) = browse.next() else { break };
+                if !wanted(query, &delivery.message) {
+                    continue;
+                }
+                if deadline.has_passed() && timeout != Some(std::time::Duration::ZERO) {
+                    return Err(Error::new(Kind::Timeout, format!("{} dead letters were handled in time", out.len())));
+                }
+                out.push(to_json(&delivery.message));
+                if query.dry_run {
+                    continue;
+                }
+                match query.action {
+                    DeadLetterAction::List => {}
+                    DeadLetterAction::Discard => browse.done(delivery.tag),
+                    DeadLetterAction::Redrive => match redrive(hub, &delivery.message, deadline) {
+                        Ok(()) => browse.done(delivery.tag),
+                        Err(error) => failed.push(json!({"id": delivery.message.id().as_str(), "error": error.to_json()})),
+                    },
+                }
+            }
+        }
+        Ok(json!({"count": out.len(), "dead_letters": out, "failed": failed, "dry_run": query.dry_run}))
+    }
+}
+
+impl Shared {
+    /// The dead-letter topics to look in. A query names the origin, the dead-letter topic itself, or
+    /// a pattern of either.
+    fn dead_letter_topics(&self, query: &DeadLetterQuery, timeout: Timeout) -> Result<Vec<String>> {
+        let pattern = Pattern::parse(query.topic.as_deref().unwrap_or("#"))?;
+        let mut names = Vec::new();
+        for backend in self.backends() {
+            let Some(admin) = backend.broker.admin() else { continue };
+            let until = super::backends::deadline(&self.context.clock, timeout);
+            let all = crate::runtime::wait(admin.describe("#", until), timeout)?;
+            names.extend(all.into_iter().filter(|topic| topic.kind == TopicKind::Task.name()).map(|topic| topic.name));
+        }
+        names.retain(|name| match name.strip_suffix(SUFFIX) {
+            Some(origin) => pattern.matches(origin) || pattern.matches(name),
+            // A dead-letter topic of the program's own naming is only read when it is named.
+            None => pattern.is_exact() && pattern.matches(name) && self.dead_letter_names.lock().contains(name),
+        });
+        Ok(names)
+    }
+}
+
+/// Reads a task topic without taking anything away; what is not done goes back on drop, in order.
+struct Browse {
+    source: Arc<dyn Source>,
+    buffer: Vec<Delivery>,
+    seen: Vec<u64>,
+}
+
+struct Quiet;
+
+impl Sink for Quiet {
+    fn ready(&self) {}
+    fn revoked(&self, _tags: &[u64]) {}
+}
+
+impl Browse {
+    fn open(hub: &Arc<Shared>, topic: &str, timeout: Timeout) -> Result<Self> {
+        let spec = SubscribeSpec {
+            pattern: topic.to_owned(),
+            kind: TopicKind::Task,
+            group: Group::Named(hub.config.group_id.clone()),
+            start: Start::Earliest,
+            stop: Stop::Never,
+            prefetch: PREFETCH_MAX,
+            ordered: Ordered::No,
+            lease: None,
+            read_only: false,
+        };
+        let source = hub.open_source(&spec, Arc::new(Quiet), timeout)?;
+        Ok(Self { source, buffer: Vec::new(), seen: Vec::new() })
+    }
+
+    fn next(&mut self) -> Option<Delivery> {
+        if self.buffer.is_empty() {
+            while self.source.fetch(64, &mut self.buffer) == Flow::More && self.buffer.is_empty() {}
+            self.buffer.reverse();
+        }
+        let delivery = self.buffer.pop()?;
+        self.seen.push(delivery.tag);
+        Some(delivery)
+    }
+
+    fn done(&mut self, tag: u64) {
+        self.seen.retain(|own| *own != tag);
+        self.source.settle(&[(tag, Verdict::Ack)]);
+    }
+}
+
+impl Drop for Browse {
+    fn drop(&mut self) {
+        let tags = self.seen.drain(..).chain(self.buffer.drain(..).rev().map(|delivery| delivery.tag));
+        let back: Vec<_> = tags.map(|tag| (tag, Verdict::Return)).collect();
+        self.source.settle(&back);
+        self.source.close();
+    }
+}
+
+fn wanted(query: &DeadLetterQuery, message: &Message) -> bool {
+    let id = query.ids.is_empty() || query.ids.iter().any(|id| id == message.id().as_str());
+    let reason = query.reason.as_ref().is_none_or(|reason| text(message, REASON) == *reason);
+    id && reason
+}
+
+/// Publishes the message to its origin again, with its own id, as a first attempt.
+fn redrive(hub: &Arc<Shared>, message: &Message, deadline: Deadline) -> Result<()> {
+    let topic = text(message, ORIGIN_TOPIC);
+    if topic.is_empty() {
+        return Err(Error::new(Kind::NotFound, "the dead letter does not say where it came from"));
+    }
+    let kind = if text(message, ORIGIN_KIND) == "event" { TopicKind::Event } else { TopicKind::Task };
+    let mut headers = HeaderBlock::default();
+    headers.extend(message.headers(), &DEAD_HEADERS);
+    let id = message.id();
+    let record = Record { headers: headers.headers(), ..Record::again(message, id.as_str()) };
+    let (sent, answer) = std::sync::mpsc::channel();
+    let sent = Mutex::new(sent);
+    let done = move |result| drop(sent.lock().send(result));
+    hub.publish_internal(&topic, kind, &record, Box::new(done));
+    let late = || Error::new(Kind::Timeout, "the origin did not confirm in time");
+    match deadline.left() {
+        None => answer.recv().map_err(|_| late())?,
+        Some(left) => answer.recv_timeout(left).map_err(|_| late())?,
+    }
+}
+
+fn text(message: &Message, header: &str) -> String {
+    String::from_utf8_lossy(message.headers().find(header).unwrap_or_default()).into_owned()
+}
+
+fn to_json(message: &Message) -> Value {
+    let number = |header| text(message, header).parse::<i64>().ok();
+    let payload = base64::engine::general_purpose::STANDARD.encode(message.payload());
+    json!({
+        "id": message.id().as_str(), "topic": &**message.topic(), "origin": text(message, ORIGIN_TOPIC),
+        "kind": text(message, ORIGIN_KIND), "reason": text(message, REASON), "attempts": number(ATTEMPTS),
+        "dead_at_us": number(DEAD_AT), "timestamp_us": message.timestamp_us(), "type": message.type_(),
+        "payload_text": std::str::from_utf8(message.payload()).ok(), "payload_base64": payload,
+    })
+}

@@ -1,0 +1,341 @@
+//! The feed of a subscription: pulls deliveries from its source, filters them, enters them into the
+//! ledger, and hands them on one by one or in batches.
+//!
+//! A consumer that keeps up is given deliveries in growing batches, so that the broker's lock is
+//! taken once for many; a slow one gets them one at a time, so that others can have the rest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::settle::{LedgerUse, Open, Owner, Token};
+use super::Shared;
+use crate::broker::{Delivery, Flow, Source, Verdict};
+use crate::clock::{Clock, Moment};
+use crate::config::options::Filter;
+use crate::error::{Error, Kind, Result};
+use crate::message::Message;
+use crate::metrics::{Counter, Metrics};
+use crate::sync::Mutex;
+
+/// A consumer that comes back for more within this time keeps up.
+const KEEPS_UP: Duration = Duration::from_millis(1);
+
+/// A delivery as the program sees it.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The message.
+    pub message: Message,
+    /// Settles it; 0 where nothing is to be settled (replay).
+    pub token: Token,
+    /// 1 for the first handing-over.
+    pub attempt: u32,
+    /// Handed over before.
+    pub redelivered: bool,
+    /// A copy shown while the backend is away.
+    pub provisional: bool,
+    /// Events: the partition.
+    pub partition: u32,
+    /// Events: the offset; -1 for tasks.
+    pub offset: i64,
+}
+
+/// What is settled after the locks are dropped.
+#[derive(Debug, Default)]
+pub(super) struct Deferred(Vec<Later>);
+
+#[derive(Debug)]
+enum Later {
+    Settle(Arc<dyn Source>, Vec<(u64, Verdict)>),
+    Bury(Arc<Owner>, Open),
+}
+
+impl Deferred {
+    /// Settles it all. Call with no lock held.
+    pub(super) fn run(self) {
+        for later in self.0 {
+            match later {
+                Later::Settle(source, verdicts) => source.settle(&verdicts),
+                Later::Bury(owner, open) => {
+                    owner.attempts.bury(&owner.source, open, "its attempts ended without a verdict");
+                }
+            }
+        }
+    }
+}
+
+/// The pulling end of one subscription.
+#[derive(Debug)]
+pub(super) struct Feed {
+    owner: Arc<Owner>,
+    /// `None`: nothing is settled (replay, browsing).
+    ledger: Option<LedgerUse>,
+    filter: Option<Filter>,
+    dry_run: bool,
+    clock: Clock,
+    batch_max: usize,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    buffer: VecDeque<Incoming>,
+    /// Reused by every refill.
+    fetched: Vec<Delivery>,
+    tokens: Vec<Token>,
+    flow: Flow,
+    batch: usize,
+    refilled: Moment,
+    paused: bool,
+    closed: bool,
+    /// `None`: no manual credit.
+    credit: Option<u64>,
+    counts: Counts,
+}
+
+/// What went through a feed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) handed_over: u64,
+    pub(super) filtered: u64,
+    /// By a dry run.
+    pub(super) counted: u64,
+}
+
+impl Feed {
+    pub(super) fn new(
+        hub: &Arc<Shared>,
+        owner: Arc<Owner>,
+        ledger: Option<LedgerUse>,
+        filter: Option<Filter>,
+        manual_credit: bool,
+        dry_run: bool,
+    ) -> Self {
+        if let Some(ledger) = &ledger {
+            ledger.set_owner(Arc::clone(&owner));
+        }
+        let state = State {
+            buffer: VecDeque::new(),
+            fetched: Vec::new(),
+            tokens: Vec::new(),
+            flow: Flow::More,
+            batch: 1,
+            refilled: Moment::default(),
+            paused: false,
+            closed: false,
+            credit: manual_credit.then_some(0),
+            counts: Counts::default(),
+        };
+        Self {
+            owner,
+            ledger,
+            filter,
+            dry_run,
+            clock: hub.context.clock.clone(),
+            batch_max: hub.context.limits.fetch_batch,
+            metrics: Arc::clone(&hub.metrics),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Hands up to `max` deliveries to `give`. `Idle`: the sink will be told when there is more.
+    pub(super) fn take(&self, max: usize, deferred: &mut Deferred, mut give: impl FnMut(Incoming)) -> Flow {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let mut given = 0;
+        let flow = loop {
+            if state.closed {
+                break Flow::Idle;
+            }
+            let wanted = max - given;
+            let allowed = if state.paused { 0 } else { state.credit.unwrap_or(u64::MAX) };
+            let room = wanted.min(usize::try_from(allowed).unwrap_or(usize::MAX));
+            let ready = room.min(state.buffer.len());
+            state.buffer.drain(..ready).for_each(&mut give);
+            given += ready;
+            if let Some(credit) = &mut state.credit {
+                *credit -= ready as u64;
+            }
+            if given == max {
+                break if state.buffer.is_empty() { state.flow } else { Flow::More };
+            }
+            if ready == room && room < wanted {
+                // Paused or without credit: `pause` and `request` tell the sink again.
+                break Flow::Idle;
+            }
+            if state.flow == Flow::End {
+                break Flow::End;
+            }
+            self.refill(state, max - given, deferred);
+            if state.buffer.is_empty() && state.flow != Flow::More {
+                break state.flow;
+            }
+        };
+        if given > 0 {
+            state.counts.handed_over += given as u64;
+            let counter = if self.ledger.is_some() { Counter::Delivered } else { Counter::Replayed };
+            self.metrics.add(counter, given as u64);
+        }
+        flow
+    }
+
+    /// Hands over nothing from now on. What was not handed over goes back to the broker as if it
+    /// had not been fetched.
+    pub(super) fn stop(&self) {
+        let mut deferred = Deferred::default();
+        {
+            let mut state = self.state.lock();
+            state.closed = true;
+            self.give_back(&mut state, &mut deferred);
+        }
+        deferred.run();
+    }
+
+    /// Closes the source: deliveries not settled by now go to others.
+    pub(super) fn close(&self) {
+        self.stop();
+        self.owner.source.close();
+        if let Some(ledger) = &self.ledger {
+            ledger.end_all();
+        }
+    }
+
+    /// Pauses or resumes; what is buffered goes back meanwhile, for others to have.
+    pub(super) fn pause(&self, paused: bool) {
+        let mut deferred = Deferred::default();
+        {
+            let mut state = self.state.lock();
+            state.paused = paused;
+            if paused {
+                self.give_back(&mut state, &mut deferred);
+            }
+        }
+        deferred.run();
+    }
+
+    /// Allows `count` more deliveries; without manual credit this is an error.
+    pub(super) fn request(&self, count: u32) -> Result<()> {
+        match &mut self.state.lock().credit {
+            Some(credit) => {
+                *credit = credit.saturating_add(u64::from(count));
+                Ok(())
+            }
+            None => Err(Error::new(Kind::State, "the subscription was not opened with \"credit\": \"manual\"")),
+        }
+    }
+
+    /// Moves an event subscription; what is buffered is forgotten.
+    pub(super) fn seek(&self, to: crate::broker::Start) -> Result<()> {
+        let mut deferred = Deferred::default();
+        let sought = {
+            let mut state = self.state.lock();
+            let sought = self.owner.source.seek(to);
+            if sought.is_ok() {
+                self.give_back(&mut state, &mut deferred);
+                state.flow = Flow::More;
+            }
+            sought
+        };
+        deferred.run();
+        sought
+    }
+
+    /// The leases of these tags have ended.
+    pub(super) fn revoked(&self, tags: &[u64]) {
+        self.metrics.add(Counter::Revoked, tags.len() as u64);
+        let Some(ledger) = &self.ledger else { return };
+        let mut state = self.state.lock();
+        ledger.revoke(tags);
+        // What is buffered under an ended lease must not be handed over.
+        state.buffer.retain(|incoming| ledger.is_open(incoming.token));
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.state.lock().counts
+    }
+
+    /// Deliveries out and not settled.
+    pub(super) fn unsettled(&self) -> usize {
+        self.ledger.as_ref().map_or(0, LedgerUse::open_count)
+    }
+
+    fn give_back(&self, state: &mut State, deferred: &mut Deferred) {
+        let Some(ledger) = &self.ledger else {
+            state.buffer.clear();
+            return;
+        };
+        let tags = state.buffer.drain(..).filter_map(|incoming| ledger.withdraw(incoming.token));
+        let verdicts: Vec<_> = tags.map(|tag| (tag, Verdict::Return)).collect();
+        if !verdicts.is_empty() {
+            deferred.0.push(Later::Settle(Arc::clone(&self.owner.source), verdicts));
+        }
+    }
+
+    fn refill(&self, state: &mut State, wanted: usize, deferred: &mut Deferred) {
+        let now = self.clock.now();
+        let keeps_up = now.since(state.refilled) < KEEPS_UP;
+        state.batch = if keeps_up { (state.batch * 2).min(self.batch_max) } else { 1 };
+        state.refilled = now;
+        let credit = state.credit.map_or(usize::MAX, |credit| usize::try_from(credit).unwrap_or(usize::MAX));
+        let wanted = wanted.max(state.batch).min(credit);
+        state.flow = self.owner.source.fetch(wanted, &mut state.fetched);
+        self.sort_out(state, deferred);
+        if self.dry_run {
+            state.counts.counted += state.fetched.len() as u64;
+            state.fetched.clear();
+        }
+        let redelivered = state.fetched.iter().filter(|delivery| delivery.redelivered).count() as u64;
+        if redelivered > 0 {
+            self.metrics.add(Counter::Redelivered, redelivered);
+        }
+        state.tokens.clear();
+        match &self.ledger {
+            Some(ledger) => ledger.enter(&state.fetched, &mut state.tokens),
+            None => state.tokens.resize(state.fetched.len(), 0),
+        }
+        let entered = state.fetched.drain(..).zip(&state.tokens);
+        state.buffer.extend(entered.map(|(delivery, token)| Incoming {
+            message: delivery.message,
+            token: *token,
+            attempt: delivery.attempt,
+            redelivered: delivery.redelivered,
+            provisional: delivery.provisional,
+            partition: delivery.partition,
+            offset: delivery.offset,
+        }));
+    }
+
+    /// Takes out what the filter does not want and what is beyond its last attempt.
+    fn sort_out(&self, state: &mut State, deferred: &mut Deferred) {
+        let spent = |delivery: &Delivery| self.ledger.is_some() && self.owner.attempts.exhausted(delivery.attempt);
+        let unwanted = |delivery: &Delivery| self.filter.as_ref().is_some_and(|own| !passes(own, &delivery.message));
+        if !state.fetched.iter().any(|delivery| spent(delivery) || unwanted(delivery)) {
+            return;
+        }
+        let mut skipped = Vec::new();
+        for delivery in std::mem::take(&mut state.fetched) {
+            if unwanted(&delivery) {
+                skipped.push((delivery.tag, Verdict::Ack));
+            } else if spent(&delivery) {
+                let open = Open { tag: delivery.tag, attempt: delivery.attempt - 1, message: Some(delivery.message) };
+                deferred.0.push(Later::Bury(Arc::clone(&self.owner), open));
+            } else {
+                state.fetched.push(delivery);
+            }
+        }
+        state.counts.filtered += skipped.len() as u64;
+        self.metrics.add(Counter::Filtered, skipped.len() as u64);
+        if self.ledger.is_some() && !skipped.is_empty() {
+            deferred.0.push(Later::Settle(Arc::clone(&self.owner.source), skipped));
+        }
+    }
+}
+
+/// Whether a message passes a filter: every part of the filter must agree.
+fn passes(filter: &Filter, message: &Message) -> bool {
+    let key = filter.key.as_ref().is_none_or(|key| message.key() == Some(key.as_bytes()));
+    let type_ = filter.type_.as_ref().is_none_or(|type_| message.type_() == type_);
+    let headers = message.headers();
+    key && type_ && filter.headers.iter().all(|(name, value)| headers.find(name) == Some(value.as_bytes()))
+}

@@ -1,0 +1,147 @@
+//! What a hub tells of itself: health, metrics, and changes of state as they happen.
+
+use std::sync::{Arc, Weak};
+
+use serde_json::{json, Value};
+
+use super::backends::{BackendState, StateChange};
+use super::inbox::Event;
+use super::process::{LogLevel, TextHandler};
+use super::subscribe::as_callback;
+use super::{Hub, Shared};
+use crate::broker::Description;
+use crate::error::{Error, Kind, Result};
+use crate::limits::STATE_CHANGES_KEPT;
+use crate::metrics::Gauge;
+
+/// Which text [`Hub::metrics`] gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsFormat {
+    /// One JSON object.
+    Json,
+    /// The text format of Prometheus.
+    Prometheus,
+}
+
+impl Hub {
+    /// The state of everything as JSON. `live`: the library works; `ready`: every backend takes
+    /// messages; `degraded`: some do not.
+    pub fn health(&self) -> Value {
+        let hub = &self.0;
+        let backends = hub.backends();
+        let up = backends.iter().filter(|backend| backend.state() == BackendState::Up).count();
+        let open = !hub.is_closing() && hub.config.enabled;
+        let changes: Vec<Value> = hub.notices.kept.lock().iter().map(StateChange::to_json).collect();
+        json!({
+            "name": hub.config.name, "enabled": hub.config.enabled, "closed": hub.is_closing(),
+            "live": !hub.is_closing(), "ready": open && up == backends.len(), "degraded": open && up < backends.len(),
+            "backends": backends.iter().map(|backend| backend.to_json()).collect::<Vec<_>>(),
+            "subscriptions": hub.subscriptions.lock().len(), "inflight": hub.inflight.len(),
+            "topics": hub.descriptions(), "warnings": hub.config.warnings, "state_changes": changes,
+        })
+    }
+
+    /// All counters and gauges.
+    pub fn metrics(&self, format: MetricsFormat) -> String {
+        let gauges = self.0.gauges();
+        match format {
+            MetricsFormat::Json => self.0.metrics.to_json(&gauges).to_string(),
+            MetricsFormat::Prometheus => self.0.metrics.to_prometheus(&gauges),
+        }
+    }
+
+    /// Sets the callback for changes of state, or removes it.
+    pub fn on_state(&self, callback: Option<Box<dyn TextHandler>>) -> Result<()> {
+        self.0.check_open()?;
+        let old = std::mem::replace(&mut *self.0.notices.callback.lock(), callback.map(Arc::from));
+        drop(old);
+        Ok(())
+    }
+
+    /// A drill: treats a backend as down, or lets its own state count again.
+    pub fn backend_force(&self, name: &str, down: bool) -> Result<()> {
+        self.0.check_open()?;
+        let backends = self.0.backends();
+        let named = backends.iter().find(|backend| backend.kind.name() == name);
+        let backend = named.ok_or_else(|| {
+            let all: Vec<&str> = backends.iter().map(|backend| backend.kind.name()).collect();
+            Error::new(Kind::Arg, format!("no backend `{name}`; this hub has {}", all.join(", ")))
+        })?;
+        let change = backend.force(&self.0.context.clock, down);
+        self.0.tell(change);
+        Ok(())
+    }
+
+    /// Pauses or resumes forwarding of the spool.
+    pub fn forwarding(&self, _run: bool) -> Result<()> {
+        self.0.check_open()?;
+        Err(Error::new(Kind::Unsupported, "nothing is spooled yet, so there is nothing to forward: failover is not built"))
+    }
+
+    /// Waits until the spool is empty. Nothing is spooled yet, so it is.
+    pub fn wait_forwarded(&self, _timeout: super::Timeout) -> Result<()> {
+        self.0.check_open()
+    }
+}
+
+impl Shared {
+    /// Keeps a change of state and tells whoever asked.
+    pub(super) fn tell(self: &Arc<Self>, change: Option<StateChange>) {
+        let Some(change) = change else { return };
+        let json = change.to_json().to_string();
+        {
+            let mut kept = self.notices.kept.lock();
+            if kept.len() == STATE_CHANGES_KEPT {
+                kept.pop_front();
+            }
+            kept.push_back(change);
+        }
+        self.log(LogLevel::Info, "state", &json);
+        let line: Arc<str> = Arc::from(json);
+        let inboxes: Vec<_> = self.inboxes.lock().iter().filter_map(Weak::upgrade).collect();
+        for inbox in inboxes.iter().filter(|inbox| inbox.wants.state) {
+            inbox.push_notice(Event::State { json: Arc::clone(&line) });
+        }
+        let callback = self.notices.callback.lock().clone();
+        if let Some(callback) = callback {
+            let hub = self.id;
+            let call = move || {
+                as_callback(hub, 0, || callback.text(LogLevel::Info, &line));
+            };
+            if self.completions.reserve().is_ok() {
+                self.completions.push(hub, Box::new(call));
+            }
+        }
+    }
+
+    fn descriptions(&self) -> Vec<Description> {
+        let mut all = Vec::new();
+        for backend in self.backends() {
+            let Some(admin) = backend.broker.admin() else { continue };
+            let now = self.context.clock.now();
+            let described = crate::runtime::wait(admin.describe("#", now), Some(std::time::Duration::from_secs(1)));
+            all.extend(described.unwrap_or_default());
+        }
+        all
+    }
+
+    fn gauges(&self) -> Vec<Gauge> {
+        let gauge = |name, label: &str, value| Gauge { name, label_value: label.to_owned(), value };
+        let mut out = Vec::new();
+        for backend in self.backends() {
+            out.push(gauge("backend_state", backend.kind.name(), u64::from(backend.state() == BackendState::Up)));
+        }
+        for topic in self.descriptions() {
+            out.push(gauge("topic_messages", &topic.name, topic.messages));
+            out.push(gauge("topic_unsettled", &topic.name, topic.unsettled));
+            out.push(gauge("topic_delayed", &topic.name, topic.delayed));
+            out.push(gauge("topic_bytes", &topic.name, topic.bytes));
+            out.push(gauge("topic_expired", &topic.name, topic.expired));
+            out.push(gauge("topic_dropped", &topic.name, topic.dropped));
+        }
+        let name = self.config.name.as_deref().unwrap_or("helixmq");
+        out.push(gauge("subscriptions", name, self.subscriptions.lock().len() as u64));
+        out.push(gauge("inflight", name, self.inflight.len() as u64));
+        out
+    }
+}

@@ -1,0 +1,279 @@
+//! Publishes whose outcome is not known yet, and completions on their way to the program.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use super::publish::Receipt;
+use super::subscribe::as_callback;
+use crate::broker::{BackendKind, Level, Outcome, Ticket};
+use crate::error::{Error, Fate, Kind, Result};
+use crate::message::MessageId;
+use crate::sync::{Bell, Deadline, Mutex};
+
+/// Called once with the outcome of a publish.
+pub(super) type Done = Box<dyn FnOnce(Result<Receipt>) + Send>;
+
+/// Records handed over to backends that confirm later. Bounded by the publish window.
+pub(super) struct Inflight {
+    window: usize,
+    next: AtomicU64,
+    changed: Bell,
+    entries: Mutex<HashMap<u64, Entry>>,
+}
+
+struct Entry {
+    op: u64,
+    backend: BackendKind,
+    /// Known once the hand-over has returned; the outcome may be there before it.
+    id: Option<MessageId>,
+    outcome: Option<Outcome>,
+    done: Done,
+}
+
+impl Inflight {
+    pub(super) fn new(window: usize) -> Self {
+        Self { window, next: AtomicU64::new(1), changed: Bell::new(), entries: Mutex::default() }
+    }
+
+    /// Enters a record that is about to be handed over.
+    pub(super) fn enter(&self, op: u64, backend: BackendKind, done: Done) -> Result<Ticket> {
+        let mut entries = self.entries.lock();
+        if entries.len() >= self.window {
+            let text = format!("{} publishes are in flight (publish window)", self.window);
+            return Err(Error::new(Kind::Full, text).with_fate(Fate::NotSent));
+        }
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
+        entries.insert(ticket, Entry { op, backend, id: None, outcome: None, done });
+        Ok(Ticket(ticket))
+    }
+
+    /// The hand-over has returned; `level` if it was confirmed by then.
+    pub(super) fn handed_over(&self, ticket: Ticket, id: MessageId, level: Option<Level>) {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(&ticket.0) else { return };
+        entry.id = Some(id);
+        if let Some(level) = level {
+            entry.outcome = Some(Outcome::Confirmed(level));
+        }
+        if entry.outcome.is_none() {
+            return;
+        }
+        let entry = entries.remove(&ticket.0);
+        drop(entries);
+        self.tell(entry);
+    }
+
+    /// The record was not taken; its `done` is not called.
+    pub(super) fn withdraw(&self, ticket: Ticket) {
+        self.entries.lock().remove(&ticket.0);
+        self.changed.ring();
+    }
+
+    /// Late outcomes. A ticket that is not known was completed before, or cancelled.
+    pub(super) fn complete(&self, outcomes: &mut Vec<(Ticket, Outcome)>) {
+        for (ticket, outcome) in outcomes.drain(..) {
+            let mut entries = self.entries.lock();
+            let Some(entry) = entries.get_mut(&ticket.0) else { continue };
+            entry.outcome = Some(outcome);
+            if entry.id.is_none() {
+                // Still being handed over; `handed_over` tells it.
+                continue;
+            }
+            let entry = entries.remove(&ticket.0);
+            drop(entries);
+            self.tell(entry);
+        }
+    }
+
+    /// Completes an operation as cancelled: its message may or may not have arrived.
+    pub(super) fn cancel(&self, op: u64) -> Result<()> {
+        let mut entries = self.entries.lock();
+        let found = entries.iter().find(|(_, entry)| entry.op == op).map(|(ticket, _)| *ticket);
+        let entry = found.and_then(|ticket| entries.remove(&ticket));
+        drop(entries);
+        let Some(mut entry) = entry else {
+            return Err(Error::new(Kind::NotFound, "the operation has completed, or was never started"));
+        };
+        entry.outcome = Some(Outcome::Unknown(Error::new(Kind::Cancelled, "the publish was cancelled")));
+        self.tell(Some(entry));
+        Ok(())
+    }
+
+    /// Completes everything that is left, as a closing hub does.
+    pub(super) fn cancel_all(&self) {
+        let entries = std::mem::take(&mut *self.entries.lock());
+        for (_, mut entry) in entries {
+            let error = Error::new(Kind::Cancelled, "the hub was closed before the outcome was known");
+            entry.outcome.get_or_insert(Outcome::Unknown(error));
+            self.tell(Some(entry));
+        }
+    }
+
+    pub(super) fn wait_empty(&self, deadline: Deadline) -> Result<()> {
+        loop {
+            let heard = self.changed.heard();
+            let left = self.len();
+            if left == 0 {
+                return Ok(());
+            }
+            if deadline.has_passed() {
+                return Err(Error::new(Kind::Timeout, format!("{left} publishes have no outcome yet")));
+            }
+            self.changed.wait(heard, deadline);
+        }
+    }
+
+    pub(super) fn heard(&self) -> u32 {
+        self.changed.heard()
+    }
+
+    pub(super) fn wait_change(&self, heard: u32, deadline: Deadline) {
+        self.changed.wait(heard, deadline);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    fn tell(&self, entry: Option<Entry>) {
+        if let Some(Entry { backend, id, outcome: Some(outcome), done, .. }) = entry {
+            let id = id.unwrap_or_else(|| MessageId::given(""));
+            done(outcome.into_result().map(|level| Receipt { level, backend, id, spooled: false }));
+        }
+        self.changed.ring();
+    }
+}
+
+impl std::fmt::Debug for Inflight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inflight").field("len", &self.len()).finish()
+    }
+}
+
+/// The outcome of one publish, waited for by its caller.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    result: Mutex<Option<Result<Receipt>>>,
+    set: Bell,
+}
+
+impl Answer {
+    pub(super) fn set(&self, result: Result<Receipt>) {
+        *self.result.lock() = Some(result);
+        self.set.ring();
+    }
+
+    /// A wait that ends first leaves the outcome unknown: the record goes on.
+    pub(super) fn wait(&self, deadline: Deadline) -> Result<Receipt> {
+        loop {
+            let heard = self.set.heard();
+            if let Some(result) = self.result.lock().take() {
+                return result;
+            }
+            if deadline.has_passed() {
+                let text = "no confirm came in time; the message may or may not have arrived";
+                return Err(Error::new(Kind::OutcomeUnknown, text).with_fate(Fate::Unknown));
+            }
+            self.set.wait(heard, deadline);
+        }
+    }
+}
+
+/// Completions for callbacks, called one by one on a thread of their own.
+#[derive(Default)]
+pub(super) struct Completions {
+    bell: Bell,
+    state: Mutex<Queue>,
+}
+
+/// Guarded together: what is to be called, and who calls it.
+#[derive(Default)]
+struct Queue {
+    calls: VecDeque<Box<dyn FnOnce() + Send>>,
+    /// Reserved, queued or running.
+    open: usize,
+    window: usize,
+    thread_runs: bool,
+    stop: bool,
+}
+
+impl Completions {
+    pub(super) fn new(window: usize) -> Arc<Self> {
+        Arc::new(Self { bell: Bell::new(), state: Mutex::new(Queue { window, ..Queue::default() }) })
+    }
+
+    /// Makes room for one completion; refused while as many as the window are not called yet.
+    pub(super) fn reserve(self: &Arc<Self>) -> Result<()> {
+        let mut queue = self.state.lock();
+        if queue.open >= queue.window {
+            let text = format!("{} completions have not been called yet (publish window)", queue.window);
+            return Err(Error::new(Kind::Full, text).with_fate(Fate::NotSent));
+        }
+        if !queue.thread_runs {
+            let own = Arc::clone(self);
+            crate::runtime::spawn_thread("hmq-done", move || own.run())?;
+            queue.thread_runs = true;
+        }
+        queue.open += 1;
+        Ok(())
+    }
+
+    pub(super) fn unreserve(&self) {
+        self.state.lock().open -= 1;
+        self.bell.ring();
+    }
+
+    pub(super) fn push(&self, hub: u64, call: Box<dyn FnOnce() + Send>) {
+        self.state.lock().calls.push_back(Box::new(move || as_callback(hub, 0, call)));
+        self.bell.ring();
+    }
+
+    pub(super) fn wait_empty(&self, deadline: Deadline) -> Result<()> {
+        loop {
+            let heard = self.bell.heard();
+            let open = self.state.lock().open;
+            if open == 0 {
+                return Ok(());
+            }
+            if deadline.has_passed() {
+                return Err(Error::new(Kind::Timeout, format!("{open} completions have not been called yet")));
+            }
+            self.bell.wait(heard, deadline);
+        }
+    }
+
+    /// Lets the thread end once everything is called.
+    pub(super) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.bell.ring();
+    }
+
+    fn run(&self) {
+        loop {
+            let heard = self.bell.heard();
+            let next = {
+                let mut queue = self.state.lock();
+                let next = queue.calls.pop_front();
+                if next.is_none() && queue.stop {
+                    queue.thread_runs = false;
+                    return;
+                }
+                next
+            };
+            match next {
+                Some(call) => {
+                    crate::runtime::contained("completion", call);
+                    self.unreserve();
+                }
+                None => self.bell.wait(heard, Deadline::after(None)),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Completions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Completions").field("open", &self.state.lock().open).finish()
+    }
+}

@@ -1,0 +1,480 @@
+//! The hub: the object a program opens. It owns backends, routes and subscriptions.
+//!
+//! - one hub has one embedded broker, and at most one other broker for each role;
+//! - a topic has one kind per hub (see [`route`]) and, from its first use, one backend;
+//! - nothing here holds a lock while it calls the program;
+//! - closing makes every child *closed*; children stay valid until they are freed.
+//!
+//! Where things live:
+//!
+//! ```text
+//! route        topic → kind, backend, policy        backends   roles, states, brokers opened alone
+//! publish      record → backend → receipt           inflight   outcomes that come later
+//! subscribe    callbacks and their threads          inbox      one descriptor for everything
+//! feed         source → filter → ledger → consumer  settle     tokens and ledgers
+//! retry        backoff, dead letters                replay     the past, by pattern and time
+//! dead_letters list, redrive, discard               health     status, metrics, state changes
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::broker::embedded::{Embedded, EmbeddedConfig};
+use crate::broker::{BackendKind, Context, Sink, Source, SubscribeSpec};
+use crate::clock::Clock;
+use crate::config::options::InboxOptions;
+use crate::config::{ClockChoice, Config};
+use crate::error::{Error, Kind, Result};
+use crate::limits::Limits;
+use crate::message::TopicKind;
+use crate::metrics::Metrics;
+use crate::sync::{Bell, Deadline, Mutex, RwLock};
+
+pub mod backends;
+pub mod dead_letters;
+mod feed;
+pub mod health;
+pub mod inbox;
+mod inflight;
+pub mod process;
+pub mod publish;
+mod publish_json;
+pub mod replay;
+pub mod retry;
+pub mod route;
+pub mod settle;
+pub mod subscribe;
+mod topics;
+
+pub use crate::sync::Timeout;
+pub use backends::{BrokerHandle, Role};
+pub use feed::Incoming;
+pub use health::MetricsFormat;
+pub use inbox::{Event, Inbox, InboxWaker, Polled};
+pub use process::{set_log, shutdown, LogLevel, TextHandler};
+pub use publish::{check_header, Publisher, PublisherDefaults, Receipt};
+pub use settle::{extend, settle, settle_many, Decision, Settlement, Token};
+pub use subscribe::{Handler, HandlerVerdict, Subscription};
+
+use backends::{Backend, Relay, StateChange};
+use inflight::{Completions, Inflight};
+use publish::Outlet;
+use route::{Routes, Use};
+use subscribe::{not_from_callback, SubShared};
+
+/// A handle on a hub; cheap to clone. Dropping handles does not close it.
+#[derive(Debug, Clone)]
+pub struct Hub(Arc<Shared>);
+
+/// Everything of one hub.
+#[derive(Debug)]
+pub struct Shared {
+    id: u64,
+    config: Config,
+    context: Context,
+    metrics: Arc<Metrics>,
+    routes: Routes,
+    roles: Mutex<Roles>,
+    outlets: RwLock<HashMap<Arc<str>, Arc<Outlet>>>,
+    /// First uses that fixed a kind without an outlet (subscriptions).
+    kinds: Mutex<HashMap<String, (TopicKind, Use)>>,
+    /// Dead-letter topics that subscriptions named themselves.
+    dead_letter_names: Mutex<BTreeSet<String>>,
+    numbers: AtomicU64,
+    ids: AtomicU64,
+    inflight: Inflight,
+    completions: Arc<Completions>,
+    subscriptions: Mutex<BTreeMap<u64, Weak<SubShared>>>,
+    inboxes: Mutex<Vec<inbox::WeakInbox>>,
+    dispatchers: AtomicUsize,
+    notices: Notices,
+    used: AtomicBool,
+    closing: AtomicBool,
+    closed: Mutex<Option<Result<()>>>,
+    stop: Arc<StopFlag>,
+}
+
+/// Which broker does what. The embedded one is always there.
+#[derive(Debug)]
+struct Roles {
+    tasks: Option<Arc<Backend>>,
+    events: Option<Arc<Backend>>,
+    fallback: Arc<Backend>,
+}
+
+/// Which notices an inbox wants.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wants {
+    state: bool,
+    log: bool,
+    #[expect(dead_code, reason = "fates are told by the spool, which comes with failover")]
+    fate: bool,
+}
+
+/// State changes: the last ones, and who wants to hear of new ones.
+#[derive(Default)]
+struct Notices {
+    kept: Mutex<VecDeque<StateChange>>,
+    callback: Mutex<Option<Arc<dyn TextHandler>>>,
+}
+
+impl std::fmt::Debug for Notices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Notices").field("kept", &self.kept.lock().len()).finish()
+    }
+}
+
+/// "Run until stopped": raised from anywhere, also from a signal handler.
+#[derive(Debug, Default)]
+pub struct StopFlag {
+    raised: AtomicBool,
+    bell: Bell,
+}
+
+impl StopFlag {
+    /// Ends every [`Hub::wait`], now and later. Takes no lock and allocates nothing.
+    pub fn raise(&self) {
+        self.raised.store(true, Ordering::SeqCst);
+        self.bell.ring();
+    }
+}
+
+impl Hub {
+    /// Opens a hub. Backends are tried for at most `timeout` and the configured connection timeout.
+    pub fn open(config: Config, timeout: Timeout) -> Result<Hub> {
+        process::start();
+        if let Some(error) = config.unsupported() {
+            return Err(error);
+        }
+        let limit = config.connection_timeout.min(timeout.unwrap_or(Duration::MAX));
+        let hub = Hub(Shared::new(config)?);
+        if hub.0.config.enabled {
+            let change = hub.0.roles.lock().fallback.connect(&hub.0.context.clock, limit)?;
+            hub.0.tell(change);
+        }
+        for warning in &hub.0.config.warnings {
+            hub.0.log_warn("config", warning);
+        }
+        process::register(&hub.0);
+        Ok(hub)
+    }
+
+    /// Gives the hub a broker for a role. Possible until the hub is first used.
+    pub fn set_broker(&self, role: Role, broker: &BrokerHandle) -> Result<()> {
+        let shared = &self.0;
+        shared.check_open()?;
+        if shared.used.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::State, "brokers are set before the hub is first used"));
+        }
+        if role == Role::Fallback && broker.kind() != BackendKind::Embedded {
+            let text = format!("the fallback is an embedded broker, not {}", broker.kind().name());
+            return Err(Error::new(Kind::Arg, text));
+        }
+        let backend = broker.give_to(shared)?;
+        let connected = backend.connect(&shared.context.clock, shared.config.connection_timeout);
+        {
+            let mut roles = shared.roles.lock();
+            match role {
+                Role::TaskQueue => roles.tasks = Some(backend),
+                Role::EventStream => roles.events = Some(backend),
+                Role::Fallback => roles.fallback = backend,
+            }
+        }
+        match connected {
+            Ok(change) => shared.tell(change),
+            // A hub opens with a broker down; it says so in its health.
+            Err(error) => shared.log_warn("connect_failed", &error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// A new inbox.
+    pub fn inbox(&self, options: InboxOptions) -> Result<Inbox> {
+        self.0.check_open()?;
+        let inbox = Inbox::new(&options)?;
+        let mut inboxes = self.0.inboxes.lock();
+        inboxes.retain(|weak| weak.strong_count() > 0);
+        inboxes.push(Arc::downgrade(&inbox.0));
+        Ok(inbox)
+    }
+
+    /// Waits until [`StopFlag::raise`] or the closing of the hub.
+    pub fn wait(&self, timeout: Timeout) -> Result<()> {
+        not_from_callback(self.0.id, None, "hmq_hub_wait")?;
+        let deadline = Deadline::after(timeout);
+        let stop = &self.0.stop;
+        loop {
+            let heard = stop.bell.heard();
+            if stop.raised.load(Ordering::SeqCst) || self.0.is_closing() {
+                return Ok(());
+            }
+            if deadline.has_passed() {
+                return Err(Error::new(Kind::Timeout, "the hub has not been stopped"));
+            }
+            stop.bell.wait(heard, deadline);
+        }
+    }
+
+    /// The flag that ends [`Hub::wait`].
+    pub fn stop_flag(&self) -> Arc<StopFlag> {
+        Arc::clone(&self.0.stop)
+    }
+
+    /// Stops intake, lets running callbacks finish, flushes, closes the brokers. Returns in time;
+    /// closing again answers as the first time.
+    pub fn close(&self, timeout: Timeout) -> Result<()> {
+        not_from_callback(self.0.id, None, "hmq_hub_close")?;
+        self.0.close(Deadline::after(timeout))
+    }
+
+    /// The bounded close of a hub that is freed without one, on a thread of the library.
+    pub fn close_in_background(&self) {
+        if self.0.closing.load(Ordering::Acquire) {
+            return;
+        }
+        let own = Arc::clone(&self.0);
+        let close = move || drop(own.close(Deadline::after(Some(BACKGROUND_CLOSE))));
+        if crate::runtime::spawn_thread("hmq-close", close).is_err() {
+            // No thread to be had: what needs no waiting is done here.
+            let _ = self.0.close(Deadline::after(Some(Duration::ZERO)));
+        }
+    }
+
+    /// Moves the clock of a hub that was opened with `"clock": "virtual"`.
+    pub fn clock_advance(&self, by: Duration) -> Result<()> {
+        self.0.check_open()?;
+        self.0.context.clock.advance(by)
+    }
+}
+
+impl Shared {
+    fn new(config: Config) -> Result<Arc<Self>> {
+        let clock = match config.clock {
+            ClockChoice::Real => Clock::real(),
+            ClockChoice::Virtual => Clock::virtual_(),
+        };
+        let relay = Arc::new(Relay::default());
+        let context = Context { clock, limits: Limits::production(), id_prefix: new_id_prefix(), sink: relay.clone() };
+        let embedded = Embedded::open(
+            EmbeddedConfig {
+                memory_bytes_max: config.embedded.memory_bytes_max,
+                partitions: config.embedded.partitions,
+                topics: config.topics.iter().map(|topic| (topic.pattern.clone(), topic.spec())).collect(),
+            },
+            context.clone(),
+        )?;
+        let fallback = Backend::new(embedded, context.id_prefix, config.message_bytes_max);
+        let shared = Arc::new(Self {
+            id: next_hub_id(),
+            routes: Routes::new(&config)?,
+            metrics: Arc::default(),
+            roles: Mutex::new(Roles { tasks: None, events: None, fallback: Arc::clone(&fallback) }),
+            outlets: RwLock::default(),
+            kinds: Mutex::default(),
+            dead_letter_names: Mutex::default(),
+            numbers: AtomicU64::new(1),
+            ids: AtomicU64::new(1),
+            inflight: Inflight::new(config.publish_window),
+            completions: Completions::new(config.publish_window),
+            subscriptions: Mutex::default(),
+            inboxes: Mutex::default(),
+            dispatchers: AtomicUsize::new(0),
+            notices: Notices::default(),
+            used: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            closed: Mutex::new(None),
+            stop: Arc::default(),
+            context,
+            config,
+        });
+        relay.connect(&shared, &fallback);
+        Ok(shared)
+    }
+
+    /// Refuses calls on a hub that is closed or switched off.
+    #[inline]
+    fn check_open(&self) -> Result<()> {
+        if self.is_closing() {
+            return Err(Error::new(Kind::Closed, "the hub is closed"));
+        }
+        if !self.config.enabled {
+            return Err(Error::new(Kind::Disabled, "messaging is switched off (`enabled` or MESSAGING_ENABLED)"));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn mark_used(&self) {
+        self.used.store(true, Ordering::Release);
+    }
+
+    fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// All backends, each once.
+    fn backends(&self) -> Vec<Arc<Backend>> {
+        let roles = self.roles.lock();
+        let mut out: Vec<Arc<Backend>> = Vec::new();
+        for backend in [roles.tasks.as_ref(), roles.events.as_ref(), Some(&roles.fallback)].into_iter().flatten() {
+            if !out.iter().any(|known| Arc::ptr_eq(known, backend)) {
+                out.push(Arc::clone(backend));
+            }
+        }
+        out
+    }
+
+    /// The backend of a topic: the route's, else the role's, else whatever single broker there is.
+    fn backend_for(&self, topic: &str, kind: TopicKind) -> Result<Arc<Backend>> {
+        let roles = self.roles.lock();
+        let asked = self.routes.route(topic).and_then(|route| route.backend);
+        if let Some(asked) = asked {
+            let all = [roles.tasks.as_ref(), roles.events.as_ref(), Some(&roles.fallback)];
+            let found = all.into_iter().flatten().find(|backend| backend.kind == asked);
+            return found.cloned().ok_or_else(|| {
+                let text = format!("the route of `{topic}` names the {} backend, which this hub has not", asked.name());
+                Error::new(Kind::Unsupported, text)
+            });
+        }
+        let (first, second) = match kind {
+            TopicKind::Task => (&roles.tasks, &roles.events),
+            TopicKind::Event => (&roles.events, &roles.tasks),
+        };
+        let carries = |backend: &&Arc<Backend>| {
+            let capabilities = backend.broker.capabilities();
+            match kind {
+                TopicKind::Task => capabilities.tasks.is_there(),
+                TopicKind::Event => capabilities.events.is_there(),
+            }
+        };
+        let chosen = first.as_ref().or(second.as_ref().filter(carries)).unwrap_or(&roles.fallback);
+        Ok(Arc::clone(chosen))
+    }
+
+    /// The kind of a topic or pattern; remembers the first use of a plain name.
+    fn kind_of(&self, topic: &str, asked: Option<(TopicKind, Use)>, subscribes: bool) -> Result<TopicKind> {
+        if crate::config::is_pattern(topic) {
+            return Ok(self.routes.kind(topic, asked, None)?.0);
+        }
+        let mut kinds = self.kinds.lock();
+        let first = kinds.get(topic).copied();
+        let (kind, by) = self.routes.kind(topic, asked, first)?;
+        if first.is_none() && kinds.len() < crate::limits::TOPICS_MAX {
+            let by = if by == Use::Default && subscribes { Use::Subscribe } else { by };
+            kinds.insert(topic.to_owned(), (kind, by));
+        }
+        Ok(kind)
+    }
+
+    /// The outlet of a topic, found or made.
+    fn outlet(&self, topic: &str, asked: Option<(TopicKind, Use)>) -> Result<Arc<Outlet>> {
+        self.check_open()?;
+        if let Some(outlet) = self.known_outlet(topic, asked) {
+            return Ok(outlet);
+        }
+        crate::config::check_name("topic", topic)?;
+        self.outlet_unchecked(topic, asked)
+    }
+
+    fn known_outlet(&self, topic: &str, asked: Option<(TopicKind, Use)>) -> Option<Arc<Outlet>> {
+        let outlets = self.outlets.read();
+        outlets.get(topic).filter(|outlet| asked.is_none_or(|(kind, _)| kind == outlet.kind)).cloned()
+    }
+
+    /// As [`Shared::outlet`], also while closing and for names of the library's own making.
+    fn outlet_unchecked(&self, topic: &str, asked: Option<(TopicKind, Use)>) -> Result<Arc<Outlet>> {
+        if let Some(outlet) = self.known_outlet(topic, asked) {
+            return Ok(outlet);
+        }
+        self.mark_used();
+        let kind = self.kind_of(topic, asked, false)?;
+        let backend = self.backend_for(topic, kind)?;
+        let destination = backend.broker.destination(topic, kind)?;
+        let topic: Arc<str> = Arc::from(topic);
+        let outlet = Arc::new(Outlet { topic: Arc::clone(&topic), kind, backend, destination });
+        let mut outlets = self.outlets.write();
+        if outlets.len() >= crate::limits::TOPICS_MAX {
+            outlets.clear();
+        }
+        outlets.insert(topic, Arc::clone(&outlet));
+        Ok(outlet)
+    }
+
+    /// Opens a source on the backend that a subscription's topic has.
+    fn open_source(
+        &self,
+        spec: &SubscribeSpec,
+        sink: Arc<dyn Sink>,
+        timeout: Timeout,
+    ) -> Result<Arc<dyn Source>> {
+        crate::config::check_pattern("topic", &spec.pattern)?;
+        let backend = self.backend_for(&spec.pattern, spec.kind)?;
+        backend.check_up()?;
+        let until = backends::deadline(&self.context.clock, timeout);
+        crate::runtime::wait(backend.broker.subscribe(spec, sink, until), timeout)
+    }
+
+    fn close(&self, deadline: Deadline) -> Result<()> {
+        let mut closed = self.closed.lock();
+        if let Some(answer) = &*closed {
+            return answer.clone();
+        }
+        self.closing.store(true, Ordering::Release);
+        self.stop.bell.ring();
+        let subscriptions: Vec<_> = {
+            let open = std::mem::take(&mut *self.subscriptions.lock());
+            open.into_values().filter_map(|weak| weak.upgrade()).collect()
+        };
+        subscriptions.iter().for_each(|subscription| subscription.close_now());
+        let mut answer = Ok(());
+        for subscription in &subscriptions {
+            // Each is waited for, also after one was late.
+            answer = answer.and(subscription.wait_for_dispatchers(deadline));
+        }
+        answer = answer.and(self.inflight.wait_empty(deadline));
+        self.inflight.cancel_all();
+        answer = answer.and(self.completions.wait_empty(deadline));
+        self.completions.stop();
+        let mut lost = 0;
+        for backend in self.backends() {
+            let until = backends::deadline(&self.context.clock, deadline.left());
+            match crate::runtime::wait(backend.broker.close(until), deadline.left()) {
+                Ok(report) => lost += report.lost,
+                Err(error) => answer = answer.and(Err(error)),
+            }
+        }
+        if lost > 0 {
+            self.log_warn("closed_with_messages", &format!("{lost} messages in memory were not delivered"));
+        }
+        for inbox in self.inboxes.lock().drain(..).filter_map(|weak| weak.upgrade()) {
+            inbox.close();
+        }
+        self.outlets.write().clear();
+        *self.notices.callback.lock() = None;
+        *closed = Some(answer.clone());
+        answer
+    }
+}
+
+/// How long the close of a hub that was only freed may take.
+const BACKGROUND_CLOSE: Duration = Duration::from_secs(30);
+
+static HUBS: AtomicU64 = AtomicU64::new(1);
+
+fn next_hub_id() -> u64 {
+    HUBS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A random word: the standard library's hash seeds come from the system's random source.
+fn new_id_prefix() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(HUBS.load(Ordering::Relaxed));
+    hasher.finish()
+}

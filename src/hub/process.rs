@@ -1,0 +1,198 @@
+//! What belongs to the process and not to one hub: the log callback, and the end of all threads.
+//!
+//! Log lines go to one callback, called on a thread of its own, from a bounded queue: what does not
+//! fit is dropped and counted, so that logging never blocks and never recurses.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::inbox::Event;
+use super::subscribe::as_callback;
+use super::{Shared, Timeout};
+use crate::error::Result;
+use crate::sync::{Bell, Deadline, Mutex};
+
+/// How loud a log line is. The numbers are those of the C ABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i32)]
+pub enum LogLevel {
+    /// Something failed that the library cannot mend.
+    Error = 1,
+    /// Something that a person should look at.
+    Warn = 2,
+    /// Steps of normal life.
+    Info = 3,
+    /// For finding faults.
+    Debug = 4,
+}
+
+impl LogLevel {
+    /// The level of a number of the C ABI.
+    pub fn from_code(code: i32) -> Option<Self> {
+        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug].into_iter().find(|own| *own as i32 == code)
+    }
+
+    /// The word used in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+        }
+    }
+}
+
+/// Takes lines of JSON.
+pub trait TextHandler: Send + Sync {
+    /// One line. Called on a thread of the library, one at a time.
+    fn text(&self, level: LogLevel, json: &str);
+}
+
+/// Lines waiting for the callback, at most; a line is about 200 bytes.
+const LINES_MAX: usize = 1024;
+
+/// Guarded together: the lines and who takes them.
+struct Log {
+    handler: Option<Arc<dyn TextHandler>>,
+    lines: VecDeque<(LogLevel, Arc<str>)>,
+    dropped: u64,
+    thread_runs: bool,
+    calling: bool,
+}
+
+static LEVEL: AtomicI32 = AtomicI32::new(0);
+static LOG: Mutex<Log> =
+    Mutex::new(Log { handler: None, lines: VecDeque::new(), dropped: 0, thread_runs: false, calling: false });
+static LINE: Bell = Bell::new();
+static HUBS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+
+/// Marks the log thread's callbacks, which belong to no hub.
+const NO_HUB: u64 = 0;
+
+/// Sets or removes the process's log callback. When it returns, the old one is not called any more.
+pub fn set_log(level: LogLevel, handler: Option<Box<dyn TextHandler>>) -> Result<()> {
+    super::subscribe::not_from_callback(NO_HUB, None, "hmq_log_set")?;
+    let mut log = LOG.lock();
+    let wanted = if handler.is_some() { level as i32 } else { 0 };
+    let old = std::mem::replace(&mut log.handler, handler.map(Arc::from));
+    log.lines.clear();
+    if log.handler.is_some() && !log.thread_runs {
+        crate::runtime::spawn_thread("hmq-log", run_log)?;
+        log.thread_runs = true;
+    }
+    LEVEL.store(wanted, Ordering::Release);
+    LINE.ring();
+    while log.calling {
+        let heard = LINE.heard();
+        drop(log);
+        LINE.wait(heard, Deadline::after(Some(Duration::from_millis(50))));
+        log = LOG.lock();
+    }
+    drop(log);
+    drop(old);
+    Ok(())
+}
+
+fn run_log() {
+    loop {
+        let heard = LINE.heard();
+        let mut log = LOG.lock();
+        let Some(handler) = log.handler.clone() else {
+            log.thread_runs = false;
+            return;
+        };
+        let line = log.lines.pop_front();
+        log.calling = line.is_some();
+        drop(log);
+        match line {
+            Some((level, json)) => {
+                as_callback(NO_HUB, 0, || crate::runtime::contained("log callback", || handler.text(level, &json)));
+                drop(handler);
+                LOG.lock().calling = false;
+                LINE.ring();
+            }
+            None => {
+                drop(handler);
+                LINE.wait(heard, Deadline::after(None));
+            }
+        }
+    }
+}
+
+fn log_line(level: LogLevel, what: &str, text: &str) -> Arc<str> {
+    Arc::from(json!({"level": level.name(), "event": what, "message": text}).to_string())
+}
+
+fn queue_line(level: LogLevel, line: Arc<str>) {
+    if LEVEL.load(Ordering::Acquire) < level as i32 {
+        return;
+    }
+    let mut log = LOG.lock();
+    if log.lines.len() < LINES_MAX {
+        log.lines.push_back((level, line));
+    } else {
+        log.dropped += 1;
+    }
+    drop(log);
+    LINE.ring();
+}
+
+/// Logs a line that belongs to no hub.
+pub fn log(level: LogLevel, what: &str, text: &str) {
+    if LEVEL.load(Ordering::Acquire) >= level as i32 {
+        queue_line(level, log_line(level, what, text));
+    }
+}
+
+impl Shared {
+    /// Logs a warning, to the callback and to the inboxes that asked for logs.
+    pub(super) fn log_warn(&self, what: &str, text: &str) {
+        self.log(LogLevel::Warn, what, text);
+    }
+
+    /// Logs a line of this hub.
+    pub(super) fn log(&self, level: LogLevel, what: &str, text: &str) {
+        let inboxes: Vec<_> = self.inboxes.lock().iter().filter_map(Weak::upgrade).collect();
+        let wanted = inboxes.iter().any(|inbox| inbox.wants.log);
+        if !wanted && LEVEL.load(Ordering::Acquire) < level as i32 {
+            return;
+        }
+        let json = log_line(level, what, text);
+        for inbox in inboxes.iter().filter(|inbox| inbox.wants.log) {
+            inbox.push_notice(Event::Log { level, json: Arc::clone(&json) });
+        }
+        queue_line(level, json);
+    }
+}
+
+/// First steps of the first hub.
+pub(super) fn start() {
+    crate::runtime::report_panics_to(|place, text| {
+        log(LogLevel::Error, "panic", &format!("a panic was caught in {place}: {text}"));
+    });
+}
+
+/// Keeps a hub in the list of those that [`shutdown`] closes.
+pub(super) fn register(hub: &Arc<Shared>) {
+    let mut hubs = HUBS.lock();
+    hubs.retain(|weak| weak.strong_count() > 0);
+    hubs.push(Arc::downgrade(hub));
+}
+
+/// Closes every hub, removes the log callback, and waits until all threads of the library have
+/// ended. The library can be used again afterwards.
+pub fn shutdown(timeout: Timeout) -> Result<()> {
+    let deadline = Deadline::after(timeout);
+    let hubs: Vec<_> = std::mem::take(&mut *HUBS.lock()).into_iter().filter_map(|weak| weak.upgrade()).collect();
+    let mut answer = Ok(());
+    for hub in hubs {
+        answer = answer.and(super::Hub(hub).close(deadline.left()));
+    }
+    answer = answer.and(set_log(LogLevel::Error, None));
+    answer.and(crate::runtime::shutdown(deadline.left()))
+}

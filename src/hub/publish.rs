@@ -1,0 +1,516 @@
+//! Publishing: from the caller's record to the backend's answer.
+//!
+//! The path of one message: the outlet of its topic (found once, then kept by a [`Publisher`], else
+//! looked up by name), the gate of its backend (one atomic word), the hand-over. An embedded broker
+//! has answered by then; a server answers later, by ticket, through [`Inflight`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backends::Backend;
+use super::inbox::{Event, Inbox};
+use super::inflight::Done;
+use super::route::Use;
+use super::subscribe::not_from_callback;
+use super::{Hub, Shared, Timeout};
+use crate::broker::checked::check_record;
+use crate::broker::{BackendKind, Batch, Destination, Level, Ticket, Wake};
+use crate::config::options::PublisherOptions;
+use crate::error::{Error, Fate, Kind, Result};
+use crate::limits;
+use crate::message::{HeaderBlock, Headers, MessageId, Record, TopicKind};
+use crate::metrics::Counter;
+use crate::sync::{Bell, Deadline};
+
+/// What a successful publish answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// How safe the message is.
+    pub level: Level,
+    /// Who has it.
+    pub backend: BackendKind,
+    /// Its id.
+    pub id: MessageId,
+    /// It waits in the spool for its backend to come back.
+    pub spooled: bool,
+}
+
+/// Where the messages of one topic go.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pub(super) topic: Arc<str>,
+    pub(super) kind: TopicKind,
+    pub(super) backend: Arc<Backend>,
+    pub(super) destination: Arc<dyn Destination>,
+}
+
+/// What a hand-over of several records did.
+struct Handed {
+    count: usize,
+    first_seq: u64,
+    /// `None`: outcomes come by ticket.
+    level: Option<Level>,
+    stopped: Option<Error>,
+}
+
+/// Options of a prepared publisher that apply to each record that does not say otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct PublisherDefaults {
+    /// Type.
+    pub type_: String,
+    /// Headers.
+    pub headers: HeaderBlock,
+    /// Priority of records that name none.
+    pub priority: u8,
+    /// Time to live of records that name none.
+    pub ttl_ms: i64,
+    /// Delay of records that name none.
+    pub delay_ms: i64,
+}
+
+/// A publisher for one topic; cheap to clone.
+#[derive(Clone)]
+pub struct Publisher(Arc<Prepared>);
+
+struct Prepared {
+    hub: Arc<Shared>,
+    outlet: Arc<Outlet>,
+    defaults: PublisherDefaults,
+    require: Option<Level>,
+}
+
+impl Hub {
+    /// Publishes one record. `kind`: what the call asks for; `None`: by the routing table.
+    pub fn publish(
+        &self,
+        topic: &str,
+        kind: Option<TopicKind>,
+        record: &Record<'_>,
+        require: Option<Level>,
+        timeout: Timeout,
+    ) -> Result<Receipt> {
+        let outlet = self.0.outlet(topic, kind.map(|kind| (kind, Use::Publish)))?;
+        self.0.publish_one(&outlet, record, require, timeout)
+    }
+
+    /// A publisher with its options parsed and its topic resolved once.
+    pub fn publisher(&self, options: PublisherOptions) -> Result<Publisher> {
+        let outlet = self.0.outlet(&options.topic, options.kind.map(|kind| (kind, Use::Publish)))?;
+        let mut headers = HeaderBlock::default();
+        for (name, value) in &options.headers {
+            check_header(name, value.as_bytes())?;
+            headers.push(name, value.as_bytes());
+        }
+        let defaults = PublisherDefaults {
+            type_: options.type_,
+            headers,
+            priority: options.priority.unwrap_or(limits::PRIORITY_DEFAULT),
+            ttl_ms: options.ttl_ms,
+            delay_ms: options.delay_ms,
+        };
+        Ok(Publisher(Arc::new(Prepared { hub: Arc::clone(&self.0), outlet, defaults, require: options.require })))
+    }
+
+    /// Withdraws an operation, or stops waiting for it; it completes as cancelled.
+    pub fn cancel(&self, op: u64) -> Result<()> {
+        self.0.inflight.cancel(op)
+    }
+
+    /// Waits until every publish accepted so far has its outcome and its completion has been told.
+    pub fn flush(&self, timeout: Timeout) -> Result<()> {
+        not_from_callback(self.0.id, None, "hmq_hub_flush")?;
+        let deadline = Deadline::after(timeout);
+        self.0.inflight.wait_empty(deadline)?;
+        self.0.completions.wait_empty(deadline)
+    }
+}
+
+impl Publisher {
+    /// Publishes one record and waits for its outcome.
+    #[inline]
+    pub fn send(&self, record: &Record<'_>, timeout: Timeout) -> Result<Receipt> {
+        let own = &*self.0;
+        own.hub.publish_one(&own.outlet, record, own.require, timeout)
+    }
+
+    /// Publishes records in order, up to the first that fails; answers how many, and that failure.
+    /// `each` gets the status of every record.
+    pub fn send_batch(
+        &self,
+        records: &[Record<'_>],
+        timeout: Timeout,
+        mut each: Option<&mut [i32]>,
+    ) -> (usize, Option<Error>) {
+        let own = &*self.0;
+        let (count, error) = own.hub.publish_many(&own.outlet, records, own.require, timeout);
+        if let Some(each) = &mut each {
+            let failed = error.as_ref().map_or(Kind::Cancelled, Error::kind);
+            for (index, status) in each.iter_mut().take(records.len()).enumerate() {
+                *status = match index.cmp(&count) {
+                    std::cmp::Ordering::Less => 0,
+                    std::cmp::Ordering::Equal => failed.code(),
+                    std::cmp::Ordering::Greater => Kind::Cancelled.code(),
+                };
+            }
+        }
+        (count, error)
+    }
+
+    /// Publishes one record; `done` is called once with its outcome, on a thread of the library.
+    /// Full is answered at once. On an error `done` is dropped and never called.
+    pub fn send_async(
+        &self,
+        record: &Record<'_>,
+        done: Box<dyn FnOnce(Result<Receipt>) + Send>,
+    ) -> Result<u64> {
+        let own = &*self.0;
+        let hub = &own.hub;
+        hub.completions.reserve()?;
+        let op = hub.next_id();
+        let told = Arc::downgrade(hub);
+        let tell = Box::new(move |result| {
+            if let Some(hub) = told.upgrade() {
+                hub.completions.push(hub.id, Box::new(move || done(result)));
+            }
+        });
+        hub.publish_async(&own.outlet, record, own.require, op, tell).inspect_err(|_| hub.completions.unreserve())?;
+        Ok(op)
+    }
+
+    /// Publishes records in order; each outcome becomes an event of `inbox` with the record's tag.
+    pub fn send_inbox(
+        &self,
+        records: &[Record<'_>],
+        tags: &[u64],
+        inbox: &Inbox,
+        mut ops: Option<&mut [u64]>,
+    ) -> (usize, Option<Error>) {
+        let own = &*self.0;
+        for (index, record) in records.iter().enumerate() {
+            if inbox.0.reserve(1) == 0 {
+                return (index, Some(full("the inbox has no room for the result")));
+            }
+            let op = own.hub.next_id();
+            let tag = tags.get(index).copied().unwrap_or_default();
+            let target = Arc::downgrade(&inbox.0);
+            let tell = Box::new(move |result| {
+                if let Some(inbox) = target.upgrade() {
+                    inbox.push_result(Event::Published { tag, op, result });
+                }
+            });
+            if let Err(error) = own.hub.publish_async(&own.outlet, record, own.require, op, tell) {
+                inbox.0.unreserve(1);
+                return (index, Some(error));
+            }
+            if let Some(slot) = ops.as_mut().and_then(|ops| ops.get_mut(index)) {
+                *slot = op;
+            }
+        }
+        (records.len(), None)
+    }
+
+    /// What applies to each record that does not say otherwise.
+    pub fn defaults(&self) -> &PublisherDefaults {
+        &self.0.defaults
+    }
+
+    /// Task or event.
+    pub fn kind(&self) -> TopicKind {
+        self.0.outlet.kind
+    }
+}
+
+impl Shared {
+    pub(super) fn publish_one(
+        &self,
+        outlet: &Outlet,
+        record: &Record<'_>,
+        require: Option<Level>,
+        timeout: Timeout,
+    ) -> Result<Receipt> {
+        self.check_publish(outlet, record, require)?;
+        let id = |seq| match record.id {
+            "" => MessageId::made(outlet.backend.id_prefix, seq),
+            given => MessageId::given(given),
+        };
+        let receipt = |level, seq| Receipt { level, backend: outlet.backend.kind, id: id(seq), spooled: false };
+        if outlet.backend.kind != BackendKind::Embedded {
+            return self.send_and_wait(outlet, record, require, timeout);
+        }
+        let handed = self.hand_over(outlet, std::slice::from_ref(record), Ticket(0), timeout);
+        match (handed.level, handed.stopped) {
+            (Some(level), None) => {
+                self.count_published(1, record.payload.len());
+                Ok(receipt(level, handed.first_seq))
+            }
+            (_, stopped) => Err(self.count_failed(stopped)),
+        }
+    }
+
+    fn publish_many(
+        &self,
+        outlet: &Outlet,
+        records: &[Record<'_>],
+        require: Option<Level>,
+        timeout: Timeout,
+    ) -> (usize, Option<Error>) {
+        // A record that cannot go stops the batch there, so that order is kept.
+        let checked = records.iter().position(|record| self.check_publish(outlet, record, require).is_err());
+        let (good, bad) = records.split_at(checked.unwrap_or(records.len()));
+        let refusal = || bad.first().and_then(|record| self.check_publish(outlet, record, require).err());
+        if outlet.backend.kind != BackendKind::Embedded {
+            let deadline = Deadline::after(timeout);
+            for (index, record) in good.iter().enumerate() {
+                if let Err(error) = self.send_and_wait(outlet, record, require, deadline.left()) {
+                    return (index, Some(error));
+                }
+            }
+            return (good.len(), refusal());
+        }
+        let handed = self.hand_over(outlet, good, Ticket(0), timeout);
+        let bytes = good.iter().take(handed.count).map(|record| record.payload.len()).sum();
+        self.count_published(handed.count as u64, bytes);
+        match handed.stopped {
+            Some(error) => (handed.count, Some(self.count_failed(Some(error)))),
+            None => (handed.count, refusal()),
+        }
+    }
+
+    /// Starts a publish whose outcome goes to `tell`, perhaps before this returns. On an error
+    /// `tell` is not called.
+    fn publish_async(
+        &self,
+        outlet: &Outlet,
+        record: &Record<'_>,
+        require: Option<Level>,
+        op: u64,
+        tell: Done,
+    ) -> Result<()> {
+        self.check_publish(outlet, record, require)?;
+        let now = Some(Duration::ZERO);
+        if outlet.backend.kind == BackendKind::Embedded {
+            tell(Ok(self.publish_one(outlet, record, require, now)?));
+            return Ok(());
+        }
+        let ticket = self.inflight.enter(op, outlet.backend.kind, tell)?;
+        let handed = self.hand_over(outlet, std::slice::from_ref(record), ticket, now);
+        match (handed.count, handed.stopped) {
+            (1, _) => {
+                self.count_published(1, record.payload.len());
+                let id = if record.id.is_empty() {
+                    MessageId::made(outlet.backend.id_prefix, handed.first_seq)
+                } else {
+                    MessageId::given(record.id)
+                };
+                self.inflight.handed_over(ticket, id, handed.level);
+                Ok(())
+            }
+            (_, stopped) => {
+                self.inflight.withdraw(ticket);
+                Err(self.count_failed(stopped))
+            }
+        }
+    }
+
+    fn send_and_wait(
+        &self,
+        outlet: &Outlet,
+        record: &Record<'_>,
+        require: Option<Level>,
+        timeout: Timeout,
+    ) -> Result<Receipt> {
+        let slot = Arc::new(super::inflight::Answer::default());
+        let answer = Arc::clone(&slot);
+        let op = self.next_id();
+        let deadline = Deadline::after(timeout);
+        loop {
+            let answer = Arc::clone(&answer);
+            let heard = self.inflight.heard();
+            let started =
+                self.publish_async(outlet, record, require, op, Box::new(move |result| answer.set(result)));
+            match started {
+                Err(error) if error.kind() == Kind::Full && !deadline.has_passed() => {
+                    self.inflight.wait_change(heard, deadline);
+                }
+                other => break other?,
+            }
+        }
+        slot.wait(deadline).inspect_err(|error| {
+            if error.fate() == Some(Fate::Unknown) {
+                self.metrics.add(Counter::PublishUnknown, 1);
+            }
+        })
+    }
+
+    /// Hands records over in order; waits for space for at most `timeout`.
+    fn hand_over(&self, outlet: &Outlet, records: &[Record<'_>], first_ticket: Ticket, timeout: Timeout) -> Handed {
+        let mut handed = Handed { count: 0, first_seq: 0, level: None, stopped: None };
+        let mut waiting: Option<(Arc<SpaceBell>, Deadline)> = None;
+        loop {
+            let rest = records.get(handed.count..).unwrap_or_default();
+            let heard = waiting.as_ref().map(|(space, _)| {
+                let heard = space.0.heard();
+                outlet.destination.on_space(Arc::clone(space) as Arc<dyn Wake>);
+                heard
+            });
+            let batch = Batch {
+                records: rest,
+                first_ticket: Ticket(first_ticket.0 + handed.count as u64),
+                numbers: &self.numbers,
+                now_us: self.context.clock.wall_us(),
+            };
+            let taken = outlet.destination.publish(&batch);
+            if handed.count == 0 {
+                handed.first_seq = taken.first_seq;
+            }
+            handed.count += taken.count;
+            handed.level = taken.level.or(handed.level);
+            let Some(error) = taken.stopped else { return handed };
+            let waits = error.kind() == Kind::Full && timeout != Some(Duration::ZERO) && !self.is_closing();
+            let (space, deadline) = match (&waiting, waits) {
+                (Some((space, deadline)), true) if !deadline.has_passed() => (Arc::clone(space), *deadline),
+                (None, true) => {
+                    self.metrics.add(Counter::PublishWaits, 1);
+                    waiting = Some((Arc::default(), Deadline::after(timeout)));
+                    // Once more, now that a bell is hung up.
+                    continue;
+                }
+                _ => {
+                    handed.stopped = Some(error);
+                    return handed;
+                }
+            };
+            space.0.wait(heard.unwrap_or_default(), deadline);
+        }
+    }
+
+    fn check_publish(&self, outlet: &Outlet, record: &Record<'_>, require: Option<Level>) -> Result<()> {
+        self.check_open()?;
+        outlet.backend.check_up()?;
+        check_record(record, self.config.message_bytes_max)?;
+        if let Some(level) = require {
+            self.check_level(outlet, level)?;
+        }
+        Ok(())
+    }
+
+    fn check_level(&self, outlet: &Outlet, level: Level) -> Result<()> {
+        let reached = match outlet.backend.kind {
+            BackendKind::Embedded => Level::Memory,
+            BackendKind::RabbitMq | BackendKind::Kafka | BackendKind::Custom => Level::Broker,
+        };
+        if level > reached {
+            let text = format!(
+                "`{}` is carried by the {} backend, whose receipts reach level {}, not {}",
+                outlet.topic,
+                outlet.backend.kind.name(),
+                reached.name(),
+                level.name()
+            );
+            return Err(Error::new(Kind::Unsupported, text).with_fate(Fate::NotSent));
+        }
+        Ok(())
+    }
+
+    fn count_published(&self, count: u64, bytes: usize) {
+        self.metrics.add(Counter::Published, count);
+        self.metrics.add(Counter::PublishedBytes, bytes as u64);
+    }
+
+    #[cold]
+    fn count_failed(&self, stopped: Option<Error>) -> Error {
+        self.metrics.add(Counter::PublishFailed, 1);
+        let error = stopped.unwrap_or_else(|| Error::internal("a backend stopped without a reason"));
+        if error.fate().is_some() {
+            error
+        } else {
+            error.with_fate(Fate::NotSent)
+        }
+    }
+
+    /// Publishes on the library's own account (dead letters); `done` may be called before it returns.
+    pub(super) fn publish_internal(
+        &self,
+        topic: &str,
+        kind: TopicKind,
+        record: &Record<'_>,
+        done: Box<dyn FnOnce(Result<()>) + Send>,
+    ) {
+        let outlet = match self.outlet_unchecked(topic, Some((kind, Use::Publish))) {
+            Ok(outlet) => outlet,
+            Err(error) => return done(Err(error)),
+        };
+        if outlet.backend.kind == BackendKind::Embedded {
+            let handed = self.hand_over(&outlet, std::slice::from_ref(record), Ticket(0), Some(Duration::ZERO));
+            return done(handed.stopped.map_or(Ok(()), Err));
+        }
+        let shared_done = Arc::new(crate::sync::Mutex::new(Some(done)));
+        let told = Arc::clone(&shared_done);
+        let tell = Box::new(move |result: Result<Receipt>| {
+            if let Some(done) = told.lock().take() {
+                done(result.map(drop));
+            }
+        });
+        if let Err(error) = self.publish_async(&outlet, record, None, self.next_id(), tell) {
+            if let Some(done) = shared_done.lock().take() {
+                done(Err(error));
+            }
+        }
+    }
+}
+
+/// Rung when a destination has space again.
+#[derive(Debug, Default)]
+struct SpaceBell(Bell);
+
+impl Wake for SpaceBell {
+    fn wake(&self) {
+        self.0.ring();
+    }
+}
+
+/// Refuses a header that some backend could not carry.
+pub fn check_header(name: &str, value: &[u8]) -> Result<()> {
+    let refuse = |text: String| Err(Error::new(Kind::Header, text));
+    if name.is_empty() {
+        return refuse("a header has an empty name".into());
+    }
+    if name.len() > limits::HEADER_NAME_BYTES_MAX {
+        return refuse(format!(
+            "a header name has {} bytes; the limit is {}",
+            name.len(),
+            limits::HEADER_NAME_BYTES_MAX
+        ));
+    }
+    if let Some(at) = name.chars().position(char::is_control) {
+        return refuse(format!("a header name has a control character at position {at}"));
+    }
+    if value.len() > limits::HEADER_VALUE_BYTES_MAX {
+        return refuse(format!(
+            "the value of header `{name}` has {} bytes; the limit is {}",
+            value.len(),
+            limits::HEADER_VALUE_BYTES_MAX
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses more headers than some backend could carry.
+pub fn check_header_count(headers: Headers<'_>) -> Result<()> {
+    let count = headers.into_iter().count();
+    if count <= limits::HEADERS_MAX {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Header, format!("the message has {count} headers; the limit is {}", limits::HEADERS_MAX)))
+}
+
+fn full(text: &str) -> Error {
+    Error::new(Kind::Full, text).with_fate(Fate::NotSent)
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("outlet", &self.0.outlet).finish()
+    }
+}

@@ -1,0 +1,199 @@
+//! Retry and dead letters, once for all backends.
+//!
+//! What a failed delivery becomes is decided here: handed over again after a growing delay, or,
+//! at its last attempt or by the program's word, a *dead letter*: a copy with its reason and
+//! origin in the headers, published to the dead-letter topic and confirmed there before the
+//! original is acknowledged. A dead letter that cannot be written keeps the original in its queue.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::settle::{Decision, Open};
+use super::Shared;
+use crate::broker::{Source, Verdict};
+use crate::config::RetryPolicy;
+use crate::error::Result;
+use crate::message::{HeaderBlock, Message, Record, TopicKind};
+use crate::metrics::{Counter, Metrics};
+
+/// What a dead-letter topic adds to the name of its origin.
+pub const SUFFIX: &str = ".dlq";
+/// Topic the dead letter came from.
+pub const ORIGIN_TOPIC: &str = "hmq-origin-topic";
+/// Task or event.
+pub const ORIGIN_KIND: &str = "hmq-origin-kind";
+/// Why it is a dead letter.
+pub const REASON: &str = "hmq-dead-reason";
+/// Attempts made.
+pub const ATTEMPTS: &str = "hmq-attempts";
+/// When it became one, microseconds since 1970.
+pub const DEAD_AT: &str = "hmq-dead-at";
+/// All of them, for the copy that leaves the dead-letter topic.
+pub const DEAD_HEADERS: [&str; 5] = [ORIGIN_TOPIC, ORIGIN_KIND, REASON, ATTEMPTS, DEAD_AT];
+
+/// Delay before attempt `attempt + 1`: exponential, capped, and with `jitter` in `0..=1` the later
+/// half of it left to chance.
+pub fn backoff(policy: &RetryPolicy, attempt: u32, chance: f64) -> Duration {
+    let steps = attempt.saturating_sub(1).min(64);
+    let grown = policy.delay.as_secs_f64() * policy.factor.powi(steps as i32);
+    let capped = grown.min(policy.delay_max.as_secs_f64());
+    let spread = if policy.jitter { 0.5 + 0.5 * chance } else { 1.0 };
+    Duration::try_from_secs_f64(capped * spread).unwrap_or(policy.delay_max)
+}
+
+/// How one subscription treats failed deliveries.
+#[derive(Debug)]
+pub struct Attempts {
+    hub: Weak<Shared>,
+    metrics: Arc<Metrics>,
+    kind: TopicKind,
+    policy: RetryPolicy,
+    /// `None`: dropped and counted, as the subscription asked for.
+    dead_letter: Option<DeadLetterTopic>,
+    random: AtomicU64,
+}
+
+/// Where dead letters of a subscription go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeadLetterTopic {
+    /// The origin's name with `.dlq` behind it.
+    OfOrigin,
+    /// One topic for all.
+    Named(String),
+}
+
+impl Attempts {
+    /// The treatment of a subscription's deliveries.
+    pub(super) fn new(
+        hub: &Arc<Shared>,
+        kind: TopicKind,
+        policy: RetryPolicy,
+        dead_letter: Option<DeadLetterTopic>,
+    ) -> Self {
+        let random = AtomicU64::new(hub.context.id_prefix | 1);
+        Self { hub: Arc::downgrade(hub), metrics: Arc::clone(&hub.metrics), kind, policy, dead_letter, random }
+    }
+
+    /// Whether a delivery with this attempt number is beyond the last.
+    pub fn exhausted(&self, attempt: u32) -> bool {
+        attempt > self.policy.attempts
+    }
+
+    /// Counts a settlement.
+    pub fn count_settled(&self, decision: Decision<'_>, count: u64) {
+        let counter = match decision {
+            Decision::Ack => Counter::Acked,
+            Decision::Retry { .. } => Counter::Retried,
+            Decision::Reject { .. } => Counter::Rejected,
+        };
+        self.metrics.add(counter, count);
+    }
+
+    /// Carries out a decision other than an acknowledgement.
+    pub fn decide(&self, source: &Arc<dyn Source>, open: Open, decision: Decision<'_>) {
+        let attempt = open.attempt;
+        match decision {
+            Decision::Ack => source.settle(&[(open.tag, Verdict::Ack)]),
+            Decision::Retry { delay, reason } if attempt < self.policy.attempts => {
+                let delay = delay.unwrap_or_else(|| backoff(&self.policy, attempt, self.chance()));
+                tracing::debug!(attempt, reason, "handed over again after {delay:?}");
+                source.settle(&[(open.tag, Verdict::Retry(delay))]);
+            }
+            Decision::Retry { reason, .. } => {
+                let reason = if reason.is_empty() { "all attempts failed" } else { reason };
+                self.bury(source, open, reason);
+            }
+            Decision::Reject { reason } => {
+                let reason = if reason.is_empty() { "rejected" } else { reason };
+                self.bury(source, open, reason);
+            }
+        }
+    }
+
+    /// Writes the dead letter and then acknowledges the original; if it cannot be written, the
+    /// original is handed over again later.
+    pub fn bury(&self, source: &Arc<dyn Source>, open: Open, reason: &str) {
+        let Some(hub) = self.hub.upgrade() else {
+            return source.settle(&[(open.tag, Verdict::Return)]);
+        };
+        let Some(message) = open.message else {
+            return source.settle(&[(open.tag, Verdict::Ack)]);
+        };
+        let Some(topic) = &self.dead_letter else {
+            hub.metrics.add(Counter::DroppedDead, 1);
+            return source.settle(&[(open.tag, Verdict::Ack)]);
+        };
+        let topic = match topic {
+            DeadLetterTopic::OfOrigin => format!("{}{SUFFIX}", message.topic()),
+            DeadLetterTopic::Named(name) => name.clone(),
+        };
+        let source = Arc::clone(source);
+        let later = backoff(&self.policy, open.attempt, self.chance());
+        let counted = Arc::downgrade(&hub);
+        let done = move |result: Result<()>| {
+            let Some(hub) = counted.upgrade() else { return };
+            match result {
+                Ok(()) => {
+                    hub.metrics.add(Counter::DeadLettered, 1);
+                    source.settle(&[(open.tag, Verdict::Ack)]);
+                }
+                Err(error) => {
+                    hub.log_warn("dead_letter_failed", &format!("a dead letter could not be written: {error}"));
+                    source.settle(&[(open.tag, Verdict::Retry(later))]);
+                }
+            }
+        };
+        self.write(&hub, &topic, &message, open.attempt, reason, Box::new(done));
+    }
+
+    fn write(
+        &self,
+        hub: &Arc<Shared>,
+        topic: &str,
+        message: &Message,
+        attempt: u32,
+        reason: &str,
+        done: Box<dyn FnOnce(Result<()>) + Send>,
+    ) {
+        let mut headers = HeaderBlock::default();
+        headers.extend(message.headers(), &DEAD_HEADERS);
+        headers.push(ORIGIN_TOPIC, message.topic().as_bytes());
+        headers.push(ORIGIN_KIND, self.kind.name().as_bytes());
+        let mut cut = reason.len().min(1_000);
+        while !reason.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        headers.push(REASON, &reason.as_bytes()[..cut]);
+        headers.push(ATTEMPTS, attempt.to_string().as_bytes());
+        headers.push(DEAD_AT, hub.context.clock.wall_us().to_string().as_bytes());
+        let id = message.id();
+        // Attempts start again at the dead letter's own consumer; the old count is in the header.
+        let record = Record { headers: headers.headers(), attempts: 0, ..Record::again(message, id.as_str()) };
+        hub.publish_internal(topic, TopicKind::Task, &record, done);
+    }
+
+    /// A number in `0..1`; quality does not matter, only that subscriptions differ.
+    fn chance(&self) -> f64 {
+        let mut word = self.random.load(Ordering::Relaxed);
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        self.random.store(word, Ordering::Relaxed);
+        (word >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_cap() {
+        let policy = RetryPolicy { jitter: false, ..RetryPolicy::default() };
+        let seconds: Vec<u64> = (1..8).map(|attempt| backoff(&policy, attempt, 0.0).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 30, 30]);
+        let jittered = RetryPolicy { jitter: true, ..policy };
+        assert_eq!(backoff(&jittered, 1, 0.0), Duration::from_millis(500));
+    }
+}

@@ -1,0 +1,513 @@
+//! Subscriptions: by callback, on dispatcher threads of our own, or into an inbox.
+//!
+//! A callback subscription owns its threads (one, unless `concurrency` says more), so it is serial
+//! and ordered, and a slow handler delays nobody else. Closing one waits until no callback runs
+//! and none will, which is counted, not guessed from a flag.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
+
+use serde_json::{json, Value};
+
+use super::feed::{Deferred, Feed, Incoming};
+use super::inbox::{Inbox, WeakInbox};
+use super::retry::{Attempts, DeadLetterTopic};
+use super::route::Use;
+use super::settle::{self, Decision, LedgerUse, Owner};
+use super::{Hub, Shared, Timeout};
+use crate::broker::{Flow, Group, Ordered, Sink, Source, Start, Stop, SubscribeSpec};
+use crate::config::options::{Credit, DeadLetterChoice, Filter, GroupChoice, SeekOptions, SubscribeOptions};
+use crate::config::RetryPolicy;
+use crate::error::{Error, Kind, Result};
+use crate::limits::{DISPATCHERS_MAX, PREFETCH_MAX};
+use crate::message::TopicKind;
+use crate::metrics::Counter;
+use crate::sync::{Bell, Condvar, Deadline, Mutex};
+
+/// What a callback answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandlerVerdict {
+    /// Done.
+    Ack,
+    /// Another attempt, by the subscription's policy.
+    Retry,
+    /// Dead letter now.
+    Reject,
+    /// Settled later, by token.
+    Later,
+}
+
+/// A program's handler. Dropped exactly once, after its last call has returned.
+pub trait Handler: Send + Sync {
+    /// Handles one delivery. `None`: the program's answer was no verdict.
+    fn handle(&self, incoming: Incoming) -> Option<HandlerVerdict>;
+}
+
+/// A handle on a subscription; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Subscription(Arc<SubShared>);
+
+/// What a subscription is made from, beyond what the broker is told.
+pub(super) struct Making {
+    pub(super) spec: SubscribeSpec,
+    pub(super) topic: String,
+    pub(super) filter: Option<Filter>,
+    pub(super) retry: RetryPolicy,
+    pub(super) dead_letter: Option<DeadLetterTopic>,
+    pub(super) manual_credit: bool,
+    pub(super) concurrency: usize,
+    /// Count what would be handed over, and hand over nothing.
+    pub(super) dry_run: bool,
+}
+
+/// Where deliveries go.
+pub(super) enum Target<'a> {
+    Callback(Box<dyn Handler>),
+    Inbox(&'a Inbox, u64),
+}
+
+/// Shared by handles, dispatcher threads, the inbox and the source's sink.
+#[derive(Debug)]
+pub(super) struct SubShared {
+    pub(super) id: u64,
+    pub(super) tag: u64,
+    pub(super) topic: String,
+    pub(super) kind: TopicKind,
+    pub(super) feed: Feed,
+    hub: Weak<Shared>,
+    hub_id: u64,
+    inbox: Option<WeakInbox>,
+    bell: Bell,
+    life: Mutex<Life>,
+    life_changed: Condvar,
+}
+
+/// Guarded together: who still runs, and how it ends.
+#[derive(Debug, Default)]
+struct Life {
+    /// Threads that may still call the handler.
+    running: usize,
+    /// Threads that have not ended: those above, and the last one while it finishes.
+    dispatchers: usize,
+    closing: bool,
+    ended: Option<Result<()>>,
+    end_told: bool,
+}
+
+thread_local! {
+    /// Hub and subscription whose callback runs on this thread; subscription 0 for other callbacks.
+    static RUNNING: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
+}
+
+/// Marks the present thread as running a callback of `hub` while `body` runs.
+pub(super) fn as_callback<T>(hub: u64, subscription: u64, body: impl FnOnce() -> T) -> T {
+    let before = RUNNING.with(|running| running.replace(Some((hub, subscription))));
+    let out = body();
+    RUNNING.with(|running| running.set(before));
+    out
+}
+
+/// Refuses a call that would wait for the callback it is made from.
+pub(super) fn not_from_callback(hub: u64, subscription: Option<u64>, what: &str) -> Result<()> {
+    let inside = RUNNING.with(Cell::get).is_some_and(|(own_hub, own_subscription)| {
+        own_hub == hub && subscription.is_none_or(|wanted| wanted == own_subscription)
+    });
+    if inside {
+        return Err(Error::new(
+            Kind::Reentrant,
+            format!("{what} would wait for the callback it is called from; call it from another thread"),
+        ));
+    }
+    Ok(())
+}
+
+impl Hub {
+    /// Subscribes with a callback.
+    pub fn subscribe(
+        &self,
+        options: SubscribeOptions,
+        handler: Box<dyn Handler>,
+        timeout: Timeout,
+    ) -> Result<Subscription> {
+        self.open_subscription(self.making(options)?, Target::Callback(handler), timeout)
+    }
+
+    /// Subscribes into an inbox; events carry `tag`.
+    pub fn subscribe_inbox(
+        &self,
+        options: SubscribeOptions,
+        inbox: &Inbox,
+        tag: u64,
+        timeout: Timeout,
+    ) -> Result<Subscription> {
+        self.open_subscription(self.making(options)?, Target::Inbox(inbox, tag), timeout)
+    }
+
+    fn making(&self, options: SubscribeOptions) -> Result<Making> {
+        self.0.check_open()?;
+        let asked = options.kind.map(|kind| (kind, Use::Subscribe));
+        let kind = self.0.kind_of(&options.topic, asked, true)?;
+        let defaults = &self.0.config;
+        let group = match options.group {
+            GroupChoice::Hub => Group::Named(defaults.group_id.clone()),
+            GroupChoice::Private => Group::Private,
+            GroupChoice::Named(name) => Group::Named(name),
+        };
+        let private = group == Group::Private;
+        let dead_letter = match options.dead_letter {
+            DeadLetterChoice::Default => Some(DeadLetterTopic::OfOrigin),
+            DeadLetterChoice::None => None,
+            DeadLetterChoice::Topic(name) => {
+                self.0.dead_letter_names.lock().insert(name.clone());
+                Some(DeadLetterTopic::Named(name))
+            }
+        };
+        let start = options.start.unwrap_or(if private { Start::Latest } else { Start::Earliest });
+        Ok(Making {
+            spec: SubscribeSpec {
+                pattern: options.topic.clone(),
+                kind,
+                group,
+                start,
+                stop: Stop::Never,
+                prefetch: options.prefetch.unwrap_or(defaults.prefetch).clamp(1, PREFETCH_MAX),
+                ordered: options.ordered.unwrap_or(Ordered::No),
+                lease: options.lease,
+                read_only: false,
+            },
+            topic: options.topic,
+            filter: options.filter,
+            retry: options.retry.over(&defaults.retry)?,
+            dead_letter,
+            manual_credit: options.credit == Credit::Manual,
+            concurrency: options.concurrency,
+            dry_run: false,
+        })
+    }
+
+    pub(super) fn open_subscription(
+        &self,
+        making: Making,
+        target: Target<'_>,
+        timeout: Timeout,
+    ) -> Result<Subscription> {
+        let hub = &self.0;
+        hub.mark_used();
+        let concurrency = making.concurrency;
+        let sink = Arc::new(SubSink::default());
+        let source = hub.open_source(&making.spec, Arc::clone(&sink) as Arc<dyn Sink>, timeout)?;
+        let opened = SubShared::new(hub, making, source, &target);
+        let shared = opened?;
+        hub.subscriptions.lock().insert(shared.id, Arc::downgrade(&shared));
+        if let Target::Callback(handler) = target {
+            if let Err(error) = start_dispatchers(hub, &shared, handler, concurrency) {
+                shared.close_now();
+                return Err(error);
+            }
+        }
+        sink.attach(&shared);
+        Ok(Subscription(shared))
+    }
+}
+
+impl Subscription {
+    /// Counts of what went through.
+    pub fn progress(&self) -> Result<Value> {
+        let counts = self.0.feed.counts();
+        Ok(json!({
+            "topic": self.0.topic, "kind": self.0.kind.name(),
+            "handed_over": counts.handed_over, "filtered": counts.filtered, "counted": counts.counted,
+            "unsettled": self.0.feed.unsettled(), "ended": self.0.life.lock().ended.is_some(),
+        }))
+    }
+
+    /// Waits until the subscription has ended, and answers how.
+    pub fn wait(&self, timeout: Timeout) -> Result<()> {
+        not_from_callback(self.0.hub_id, Some(self.0.id), "hmq_sub_wait")?;
+        let deadline = Deadline::after(timeout);
+        let mut life = self.0.life.lock();
+        loop {
+            if let Some(ended) = &life.ended {
+                if life.dispatchers == 0 {
+                    return ended.clone();
+                }
+            }
+            if deadline.has_passed() {
+                return Err(Error::new(Kind::Timeout, "the subscription has not ended yet"));
+            }
+            life = self.0.life_changed.wait_until(life, deadline.instant());
+        }
+    }
+
+    /// Moves an event subscription.
+    pub fn seek(&self, options: &SeekOptions, _timeout: Timeout) -> Result<()> {
+        self.0.check_open()?;
+        self.0.feed.seek(options.to)?;
+        self.0.ready();
+        Ok(())
+    }
+
+    /// Pauses or resumes.
+    pub fn pause(&self, paused: bool) -> Result<()> {
+        self.0.check_open()?;
+        self.0.feed.pause(paused);
+        if !paused {
+            self.0.ready();
+        }
+        Ok(())
+    }
+
+    /// Allows `count` more deliveries of a subscription with manual credit.
+    pub fn request(&self, count: u32) -> Result<()> {
+        self.0.check_open()?;
+        self.0.feed.request(count)?;
+        self.0.ready();
+        Ok(())
+    }
+
+    /// Ends the subscription and waits until no callback of it runs. Closing again is success.
+    pub fn close(&self, timeout: Timeout) -> Result<()> {
+        not_from_callback(self.0.hub_id, Some(self.0.id), "hmq_sub_close")?;
+        self.0.close_now();
+        self.0.wait_for_dispatchers(Deadline::after(timeout))
+    }
+
+    /// Ends the subscription without waiting, from anywhere.
+    pub fn close_in_background(&self) {
+        self.0.close_now();
+    }
+}
+
+impl SubShared {
+    fn new(hub: &Arc<Shared>, making: Making, source: Arc<dyn Source>, target: &Target<'_>) -> Result<Arc<Self>> {
+        let attempts = Attempts::new(hub, making.spec.kind, making.retry, making.dead_letter);
+        let owner = Arc::new(Owner { source, attempts });
+        let ledger = if making.spec.read_only { None } else { Some(LedgerUse::obtain()?) };
+        let (inbox, tag) = match target {
+            Target::Callback(_) => (None, 0),
+            Target::Inbox(inbox, tag) => (Some(Arc::downgrade(&inbox.0)), *tag),
+        };
+        Ok(Arc::new(Self {
+            id: hub.next_id(),
+            tag,
+            topic: making.topic,
+            kind: making.spec.kind,
+            feed: Feed::new(hub, owner, ledger, making.filter, making.manual_credit, making.dry_run),
+            hub: Arc::downgrade(hub),
+            hub_id: hub.id,
+            inbox,
+            bell: Bell::new(),
+            life: Mutex::default(),
+            life_changed: Condvar::new(),
+        }))
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.life.lock().closing {
+            return Err(Error::new(Kind::Closed, "the subscription is closed"));
+        }
+        Ok(())
+    }
+
+    /// There is something, or something has changed: whoever consumes shall look.
+    pub(super) fn ready(self: &Arc<Self>) {
+        match &self.inbox {
+            None => self.bell.ring(),
+            Some(inbox) => {
+                if let Some(inbox) = inbox.upgrade() {
+                    inbox.feed_ready(Arc::clone(self));
+                }
+            }
+        }
+    }
+
+    /// Ends it: nothing is handed over from now on. A callback that runs may still settle what it
+    /// has; the last of them closes the source. The inbox is told.
+    pub(super) fn close_now(&self) {
+        let running = {
+            let mut life = self.life.lock();
+            if std::mem::replace(&mut life.closing, true) {
+                return;
+            }
+            life.running
+        };
+        self.feed.stop();
+        self.bell.ring();
+        if running == 0 {
+            self.feed.close();
+        }
+        if let Some(result) = self.end_once() {
+            if let Some(inbox) = self.inbox.as_ref().and_then(Weak::upgrade) {
+                inbox.push_end(self.tag, result);
+            }
+        }
+        if let Some(hub) = self.hub.upgrade() {
+            hub.subscriptions.lock().remove(&self.id);
+        }
+    }
+
+    /// The result to report as the last event, for the first that asks.
+    pub(super) fn end_once(&self) -> Option<Result<()>> {
+        let mut life = self.life.lock();
+        let result = life.ended.get_or_insert(Ok(())).clone();
+        let first = !std::mem::replace(&mut life.end_told, true);
+        drop(life);
+        self.life_changed.notify_all();
+        first.then_some(result)
+    }
+
+    pub(super) fn wait_for_dispatchers(&self, deadline: Deadline) -> Result<()> {
+        let mut life = self.life.lock();
+        while life.dispatchers > 0 {
+            if deadline.has_passed() {
+                return Err(Error::new(Kind::Timeout, format!("a callback of `{}` is still running", self.topic)));
+            }
+            life = self.life_changed.wait_until(life, deadline.instant());
+        }
+        Ok(())
+    }
+
+    fn is_closing(&self) -> bool {
+        self.life.lock().closing
+    }
+
+    fn dispatch(&self, handler: &dyn Handler) {
+        loop {
+            let heard = self.bell.heard();
+            if self.is_closing() {
+                return;
+            }
+            let mut next = None;
+            let mut deferred = Deferred::default();
+            let flow = self.feed.take(1, &mut deferred, |incoming| next = Some(incoming));
+            deferred.run();
+            match (next, flow) {
+                (Some(incoming), _) => self.handle(handler, incoming),
+                (None, Flow::End) => {
+                    // Told by `wait`; an inbox does not exist here.
+                    let _ = self.end_once();
+                    return;
+                }
+                (None, Flow::More) => {}
+                (None, Flow::Idle) => self.bell.wait(heard, Deadline::after(None)),
+            }
+        }
+    }
+
+    fn handle(&self, handler: &dyn Handler, incoming: Incoming) {
+        let token = incoming.token;
+        let answer = as_callback(self.hub_id, self.id, || {
+            crate::runtime::contained("handler", || handler.handle(incoming))
+        });
+        if token == 0 {
+            return;
+        }
+        let failed = |counter, why| {
+            if let Some(hub) = self.hub.upgrade() {
+                hub.metrics.add(counter, 1);
+                hub.log_warn("not_settled", &format!("a handler of `{}` {why}; the message is retried", self.topic));
+            }
+            Decision::Retry { delay: None, reason: why }
+        };
+        let decision = match answer {
+            Some(Some(HandlerVerdict::Ack)) => Decision::Ack,
+            Some(Some(HandlerVerdict::Retry)) => Decision::Retry { delay: None, reason: "" },
+            Some(Some(HandlerVerdict::Reject)) => Decision::Reject { reason: "rejected by its handler" },
+            Some(Some(HandlerVerdict::Later)) => return,
+            Some(None) => failed(Counter::NotSettled, "answered no verdict"),
+            None => failed(Counter::HandlerPanics, "panicked"),
+        };
+        // An error means that the handler settled it by token, or that its lease has ended.
+        let _ = settle::settle(token, decision);
+    }
+}
+
+fn start_dispatchers(
+    hub: &Arc<Shared>,
+    shared: &Arc<SubShared>,
+    handler: Box<dyn Handler>,
+    concurrency: usize,
+) -> Result<()> {
+    let handler: Arc<dyn Handler> = Arc::from(handler);
+    for _ in 0..concurrency {
+        let running = hub.dispatchers.fetch_add(1, Ordering::AcqRel);
+        let ended = DispatcherEnd { hub: Arc::clone(hub), shared: Arc::clone(shared) };
+        {
+            let mut life = shared.life.lock();
+            life.running += 1;
+            life.dispatchers += 1;
+        }
+        if running >= DISPATCHERS_MAX {
+            return Err(Error::new(
+                Kind::Full,
+                format!("the hub runs {DISPATCHERS_MAX} dispatcher threads already; use an inbox for more subscriptions"),
+            ));
+        }
+        let (own, handler) = (Arc::clone(shared), Arc::clone(&handler));
+        crate::runtime::spawn_thread("hmq-dispatch", move || {
+            own.dispatch(&*handler);
+            // The program's data is dropped before the end is told, so a close that has returned
+            // means that the drop function has run.
+            drop(handler);
+            drop(ended);
+        })?;
+    }
+    Ok(())
+}
+
+/// Tells the end of a dispatcher thread, also when it could not be started.
+struct DispatcherEnd {
+    hub: Arc<Shared>,
+    shared: Arc<SubShared>,
+}
+
+impl Drop for DispatcherEnd {
+    fn drop(&mut self) {
+        self.hub.dispatchers.fetch_sub(1, Ordering::AcqRel);
+        let last = {
+            let mut life = self.shared.life.lock();
+            life.running -= 1;
+            life.running == 0
+        };
+        if last {
+            self.shared.feed.close();
+        }
+        self.shared.life.lock().dispatchers -= 1;
+        self.shared.life_changed.notify_all();
+    }
+}
+
+/// The broker's view of a subscription. Made before the subscription itself.
+#[derive(Debug, Default)]
+pub(super) struct SubSink {
+    shared: OnceLock<Weak<SubShared>>,
+}
+
+impl SubSink {
+    /// Connects the subscription and lets it look for a first delivery.
+    fn attach(&self, shared: &Arc<SubShared>) {
+        // Set once, here.
+        let _ = self.shared.set(Arc::downgrade(shared));
+        shared.ready();
+    }
+
+    fn subscription(&self) -> Option<Arc<SubShared>> {
+        self.shared.get()?.upgrade()
+    }
+}
+
+impl Sink for SubSink {
+    fn ready(&self) {
+        // One that comes before `attach` is made up for there.
+        if let Some(shared) = self.subscription() {
+            shared.ready();
+        }
+    }
+
+    fn revoked(&self, tags: &[u64]) {
+        if let Some(shared) = self.subscription() {
+            shared.feed.revoked(tags);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The hub over the embedded broker, end to end, with the virtual clock.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc, Mutex};
+use std::time::Duration;
+
+use helixmq::config::options::{DeadLetterQuery, InboxOptions, PublisherOptions, ReplayOptions, SubscribeOptions};
+use helixmq::config::Config;
+use helixmq::error::{Error, Kind};
+use helixmq::hub::{
+    settle, settle_many, Decision, Event, Handler, HandlerVerdict, Hub, Inbox, Incoming, Polled, Settlement,
+};
+use helixmq::message::{Record, TopicKind};
+
+const WAIT: Option<Duration> = Some(Duration::from_secs(10));
+const NOW: Option<Duration> = Some(Duration::ZERO);
+
+fn open(json: &str) -> Hub {
+    Hub::open(Config::from_json(json).unwrap(), WAIT).unwrap()
+}
+
+fn virtual_hub() -> Hub {
+    open(r#"{"clock": "virtual", "retry": {"attempts": 3, "delay_ms": 1000, "jitter": false}}"#)
+}
+
+fn subscribe_to(hub: &Hub, json: &str, inbox: &Inbox, tag: u64) -> helixmq::hub::Subscription {
+    hub.subscribe_inbox(SubscribeOptions::from_json(json).unwrap(), inbox, tag, WAIT).unwrap()
+}
+
+fn inbox(hub: &Hub) -> Inbox {
+    hub.inbox(InboxOptions::from_json("{}").unwrap()).unwrap()
+}
+
+fn next(inbox: &Inbox) -> Incoming {
+    let mut events = Vec::new();
+    assert_eq!(inbox.poll(1, WAIT, &mut events), Polled::Data);
+    match events.pop() {
+        Some(Event::Message { incoming, .. }) => incoming,
+        other => panic!("expected a message, not {other:?}"),
+    }
+}
+
+fn assert_quiet(inbox: &Inbox) {
+    let mut events = Vec::new();
+    assert_eq!(inbox.poll(1, NOW, &mut events), Polled::NoData, "{events:?}");
+}
+
+struct Each<F>(F);
+
+impl<F: Fn(Incoming) -> Option<HandlerVerdict> + Send + Sync> Handler for Each<F> {
+    fn handle(&self, incoming: Incoming) -> Option<HandlerVerdict> {
+        (self.0)(incoming)
+    }
+}
+
+fn handler(
+    handle: impl Fn(Incoming) -> Option<HandlerVerdict> + Send + Sync + 'static,
+) -> Box<dyn Handler> {
+    Box::new(Each(handle))
+}
+
+fn publish(hub: &Hub, topic: &str, payload: &str) {
+    hub.publish(topic, None, &Record::new(payload.as_bytes()), None, NOW).unwrap();
+}
+
+#[test]
+fn a_task_is_handled_once_and_acknowledged() {
+    let hub = open("{}");
+    let (sent, received) = mpsc::channel();
+    let sent = Mutex::new(sent);
+    let handle = handler(move |incoming| {
+        sent.lock().unwrap().send(incoming.message.payload().to_vec()).unwrap();
+        Some(HandlerVerdict::Ack)
+    });
+    let sub = hub.subscribe(SubscribeOptions::from_json(r#"{"topic":"tasks.a"}"#).unwrap(), handle, WAIT).unwrap();
+    let receipt = hub.publish("tasks.a", None, &Record::new(b"one"), None, NOW).unwrap();
+    assert_eq!(receipt.id.as_str().len(), 32);
+    assert_eq!(received.recv_timeout(Duration::from_secs(10)).unwrap(), b"one");
+    sub.close(WAIT).unwrap();
+    hub.close(WAIT).unwrap();
+    assert_eq!(hub.publish("tasks.a", None, &Record::new(b""), None, NOW).unwrap_err().kind(), Kind::Closed);
+}
+
+#[test]
+fn a_failing_task_is_retried_with_growing_delays_and_ends_as_a_dead_letter() {
+    let hub = virtual_hub();
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.a"}"#, &inbox, 7);
+    publish(&hub, "tasks.a", "poison");
+    for (attempt, delay_ms) in [(1, 1000), (2, 2000), (3, 0)] {
+        let incoming = next(&inbox);
+        assert_eq!((incoming.attempt, incoming.redelivered), (attempt, attempt > 1));
+        settle(incoming.token, Decision::Retry { delay: None, reason: "no luck" }).unwrap();
+        assert_quiet(&inbox);
+        if delay_ms > 0 {
+            hub.clock_advance(Duration::from_millis(delay_ms - 1)).unwrap();
+            assert_quiet(&inbox);
+            hub.clock_advance(Duration::from_millis(1)).unwrap();
+        }
+    }
+    let list = hub.dead_letters(&DeadLetterQuery::from_json("{}").unwrap(), WAIT).unwrap();
+    assert_eq!(list["count"], 1, "{list}");
+    assert_eq!(list["dead_letters"][0]["reason"], "no luck");
+    assert_eq!(list["dead_letters"][0]["attempts"], 3);
+    let redrive = DeadLetterQuery::from_json(r#"{"action":"redrive","topic":"tasks.a"}"#).unwrap();
+    assert_eq!(hub.dead_letters(&redrive, WAIT).unwrap()["count"], 1);
+    let again = next(&inbox);
+    assert_eq!((again.attempt, again.message.payload()), (1, &b"poison"[..]));
+    settle(again.token, Decision::Ack).unwrap();
+    let none = hub.dead_letters(&DeadLetterQuery::from_json("{}").unwrap(), WAIT).unwrap();
+    assert_eq!(none["count"], 0, "{none}");
+}
+
+#[test]
+fn a_second_settle_and_a_closed_subscription_are_answered_locally() {
+    let hub = open("{}");
+    let inbox = inbox(&hub);
+    let sub = subscribe_to(&hub, r#"{"topic":"tasks.a"}"#, &inbox, 0);
+    publish(&hub, "tasks.a", "1");
+    publish(&hub, "tasks.a", "2");
+    let (one, two) = (next(&inbox), next(&inbox));
+    settle(one.token, Decision::Ack).unwrap();
+    assert_eq!(settle(one.token, Decision::Ack).unwrap_err().kind(), Kind::Settled);
+    assert_eq!(settle(one.token ^ 1 << 40, Decision::Ack).unwrap_err().kind(), Kind::Stale);
+    sub.close(WAIT).unwrap();
+    assert_eq!(settle(two.token, Decision::Ack).unwrap_err().kind(), Kind::Closed);
+    let mut events = Vec::new();
+    assert_eq!(inbox.poll(8, NOW, &mut events), Polled::Data);
+    assert!(matches!(events[..], [Event::End { tag: 0, result: Ok(()) }]), "{events:?}");
+    let _again = subscribe_to(&hub, r#"{"topic":"tasks.a"}"#, &inbox, 0);
+    let two = next(&inbox);
+    assert_eq!((two.message.payload(), two.redelivered), (&b"2"[..], true));
+}
+
+#[test]
+fn settle_many_has_a_result_for_each() {
+    let hub = open("{}");
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.a","dead_letter":null}"#, &inbox, 0);
+    let publisher = hub.publisher(PublisherOptions::from_json(r#"{"topic":"tasks.a"}"#).unwrap()).unwrap();
+    let records = [Record::new(b"a"), Record::new(b"b"), Record::new(b"c")];
+    assert_eq!(publisher.send_batch(&records, NOW, None).0, 3);
+    let tokens: Vec<u64> = (0..3).map(|_| next(&inbox).token).collect();
+    let decide = |token, decision| Settlement { token, decision, result: Ok(()) };
+    let mut many = [
+        decide(tokens[0], Decision::Ack),
+        decide(tokens[0], Decision::Ack),
+        decide(tokens[1], Decision::Reject { reason: "" }),
+        decide(tokens[2], Decision::Ack),
+        decide(u64::MAX, Decision::Ack),
+    ];
+    settle_many(&mut many);
+    let kinds: Vec<Option<Kind>> = many.iter().map(|one| one.result.as_ref().err().map(Error::kind)).collect();
+    assert_eq!(kinds, [None, Some(Kind::Settled), None, None, Some(Kind::Stale)]);
+}
+
+#[test]
+fn replay_gives_what_was_published_and_ends() {
+    let hub = open("{}");
+    for name in ["user.created", "user.deleted", "order.created", "user.created.twice"] {
+        publish(&hub, name, name);
+    }
+    let inbox = inbox(&hub);
+    let options = ReplayOptions::from_json(r#"{"topic":"user.*"}"#).unwrap();
+    let replay = hub.replay_inbox(options, &inbox, 3, WAIT).unwrap();
+    let mut seen = Vec::new();
+    loop {
+        let mut events = Vec::new();
+        assert_eq!(inbox.poll(8, WAIT, &mut events), Polled::Data);
+        for event in events {
+            match event {
+                Event::Message { tag: 3, incoming } => {
+                    seen.push(String::from_utf8(incoming.message.payload().to_vec()).unwrap());
+                }
+                Event::End { tag: 3, result } => {
+                    result.unwrap();
+                    assert_eq!(seen, ["user.created", "user.deleted"]);
+                    replay.wait(WAIT).unwrap();
+                    return;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn groups_see_all_and_members_share() {
+    let hub = open("{}");
+    let inbox = inbox(&hub);
+    let _subs = [
+        subscribe_to(&hub, r#"{"topic":"event.x","group":"a"}"#, &inbox, 1),
+        subscribe_to(&hub, r#"{"topic":"event.x","group":"a"}"#, &inbox, 2),
+        subscribe_to(&hub, r#"{"topic":"event.#","group":null}"#, &inbox, 3),
+    ];
+    for index in 0..20 {
+        let key = format!("k{index}");
+        let record = Record { key: Some(key.as_bytes()), ..Record::new(b"") };
+        hub.publish("event.x", None, &record, None, NOW).unwrap();
+    }
+    let mut counts = [0; 4];
+    let mut events = Vec::new();
+    while counts.iter().sum::<usize>() < 40 {
+        assert_eq!(inbox.poll(64, WAIT, &mut events), Polled::Data, "{counts:?}");
+        for event in events.drain(..) {
+            if let Event::Message { tag, incoming } = event {
+                counts[tag as usize] += 1;
+                settle(incoming.token, Decision::Ack).unwrap();
+            }
+        }
+    }
+    assert_eq!((counts[1] + counts[2], counts[3]), (20, 20));
+    assert!(counts[1] > 0 && counts[2] > 0, "{counts:?}");
+}
+
+#[test]
+fn a_full_topic_makes_the_publisher_wait_and_then_say_full() {
+    let hub = open(r#"{"topics":[{"pattern":"tasks.small","messages_max":2}]}"#);
+    publish(&hub, "tasks.small", "1");
+    publish(&hub, "tasks.small", "2");
+    let third = hub.publish("tasks.small", None, &Record::new(b"3"), None, Some(Duration::from_millis(20)));
+    assert_eq!(third.unwrap_err().kind(), Kind::Full);
+    let waiting = {
+        let hub = hub.clone();
+        std::thread::spawn(move || hub.publish("tasks.small", None, &Record::new(b"3"), None, WAIT).map(drop))
+    };
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.small"}"#, &inbox, 0);
+    for expected in [b"1", b"2", b"3"] {
+        let incoming = next(&inbox);
+        assert_eq!(incoming.message.payload(), expected);
+        settle(incoming.token, Decision::Ack).unwrap();
+    }
+    waiting.join().unwrap().unwrap();
+}
+
+#[test]
+fn one_topic_has_one_kind() {
+    let hub = open("{}");
+    hub.publish("x", Some(TopicKind::Task), &Record::new(b""), None, NOW).unwrap();
+    let error = hub.publish("x", Some(TopicKind::Event), &Record::new(b""), None, NOW).unwrap_err();
+    assert_eq!(error.kind(), Kind::TopicKind);
+}
+
+#[test]
+fn a_callback_that_closes_its_own_subscription_is_refused_and_closing_waits_for_it() {
+    let hub = open("{}");
+    let (own, slot) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+    let (entered, inside) = mpsc::channel();
+    let entered = Mutex::new(entered);
+    let (kept, answers) = (Arc::clone(&own), Arc::clone(&slot));
+    let dropped = Arc::new(AtomicUsize::new(0));
+    struct Counted(Arc<AtomicUsize>);
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let counted = Counted(Arc::clone(&dropped));
+    let handle = handler(move |_| {
+        let _moved = &counted;
+        let sub: Option<helixmq::hub::Subscription> = kept.lock().unwrap().clone();
+        *answers.lock().unwrap() = sub.map(|sub| sub.close(WAIT).unwrap_err().kind());
+        entered.lock().unwrap().send(()).unwrap();
+        Some(HandlerVerdict::Ack)
+    });
+    let sub = hub.subscribe(SubscribeOptions::from_json(r#"{"topic":"tasks.a"}"#).unwrap(), handle, WAIT).unwrap();
+    *own.lock().unwrap() = Some(sub.clone());
+    publish(&hub, "tasks.a", "");
+    inside.recv_timeout(Duration::from_secs(10)).unwrap();
+    sub.close(WAIT).unwrap();
+    assert_eq!(dropped.load(Ordering::SeqCst), 1);
+    assert_eq!(*slot.lock().unwrap(), Some(Kind::Reentrant));
+}
