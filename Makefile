@@ -1,0 +1,102 @@
+# The front door. Everything a person or CI does has a word here.
+#
+#   make run             build the library and run the first example on the embedded broker
+#   make test            everything, installing what it needs first where it may
+#   make test-embedded   what needs only Rust and a C compiler; installs nothing
+#   make torture         long runs of the same: more seeds, more rounds
+#   make bench           side by side with other in-process queues; writes docs/performance.md
+#   make lint            formatting, clippy, licences
+#   make headers         include/helixmq.h, symbols, schemas and tables from the code
+#   make release         optimised libhelixmq.so and a localised libhelixmq.a
+#   make install         the release under PREFIX (default /usr/local)
+
+CC      ?= cc
+PREFIX  ?= /usr/local
+LIBDIR  ?= $(PREFIX)/lib
+TARGET  ?= target
+LIB      = $(TARGET)/fast
+RELEASE  = $(TARGET)/release
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+ABI     := $(shell sed -n 's/^const ABI: u32 = \([0-9]*\);/\1/p' build.rs)
+FILES   ?= README.md ARCHITECTURE.md Cargo.toml build.rs src/lib.rs src/message.rs
+
+.PHONY: run lib test test-embedded test-rust test-c test-sanitizers test-languages test-examples test-release \
+        torture bench bench-quick lint audit headers release install test-infra-start test-infra-stop clean
+
+lib:
+	cargo build --locked --profile fast --lib --target-dir $(TARGET)
+
+run: lib
+	@mkdir -p build
+	$(CC) -std=c11 -O1 -Wall -Iinclude examples-c/01_worker_pool.c -o build/worker_pool \
+	    -L$(LIB) -lhelixmq -Wl,-rpath,$(abspath $(LIB)) -pthread
+	@echo
+	@./build/worker_pool $(FILES)
+
+test: setup test-embedded test-sanitizers test-languages test-release bench-quick
+	@echo "make test: all parts passed"
+
+setup:
+	tools/setup.sh
+
+test-embedded: test-rust test-c test-examples
+
+test-rust:
+	cargo test --locked --target-dir $(TARGET)
+
+test-c:
+	tools/check-header.sh
+	HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh plain
+
+test-examples: lib
+	tests/examples.sh $(LIB)
+
+test-sanitizers:
+	HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh asan
+	HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh valgrind
+	HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh drd
+
+test-languages: lib
+	tests/ffi/run.sh $(LIB)
+
+test-release: release
+	tools/check-symbols.sh $(RELEASE)/libhelixmq.so
+	tools/check-release.sh $(RELEASE)
+
+torture:
+	PROPTEST_CASES=20000 cargo test --locked --profile fast --target-dir $(TARGET)
+	HMQ_TEST_SCALE=20 HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh plain
+
+bench: release
+	benches/run.sh $(abspath $(RELEASE)) docs/performance.md
+
+bench-quick: release
+	benches/run.sh $(abspath $(RELEASE)) --quick
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets --target-dir $(TARGET) -- -D warnings
+
+# Needs the network for the list of advisories, so it is not part of `make test`.
+audit:
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny check
+
+headers:
+	HMQ_BLESS=1 cargo test --locked --target-dir $(TARGET) --test header
+	HMQ_BLESS=1 cargo test --locked --target-dir $(TARGET) --lib schema
+	HMQ_BLESS=1 cargo test --locked --target-dir $(TARGET) --lib metrics
+	HMQ_BLESS=1 cargo test --locked --target-dir $(TARGET) --lib status_table
+
+release:
+	TARGET=$(TARGET) tools/release.sh
+
+install: release
+	tools/install.sh $(RELEASE) "$(DESTDIR)" $(PREFIX) $(LIBDIR) $(VERSION) $(ABI)
+
+# The embedded broker needs no server. RabbitMQ and Kafka come with their backends.
+test-infra-start test-infra-stop:
+	@echo "nothing to do: this version talks to no server"
+
+clean:
+	rm -rf $(TARGET) build
