@@ -184,7 +184,34 @@ pub fn status_table() -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
+
+    fn reference() -> String {
+        let mut out = String::from(
+            "# Status codes\n\nGenerated from `src/error/kind.rs`; `hmq_status_table` gives the same as JSON. Zero is success, \
+             above zero a normal outcome, below zero a failure. Numbers never move.\n\n\
+             | code | name | in the original package | retriable | misuse | fatal |\n| --- | --- | --- | --- | --- | --- |\n\
+             | 0 | `HMQ_OK` | | | | |\n| 1 | `HMQ_NO_DATA` | | | | |\n| 2 | `HMQ_CLOSED` | | | | |\n| 3 | `HMQ_PARTIAL` | | | | |\n",
+        );
+        for kind in Kind::ALL {
+            let mark = |flag| if kind.flags() & flag != 0 { "yes" } else { "" };
+            let (code, name, origin) = (kind.code(), kind.name(), kind.origin_name());
+            let (retriable, misuse, fatal) = (mark(RETRIABLE), mark(MISUSE), mark(FATAL));
+            let _ = writeln!(out, "| {code} | `{name}` | `{origin}` | {retriable} | {misuse} | {fatal} |");
+        }
+        out
+    }
+
+    #[test]
+    fn the_status_table_of_the_docs_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/status.md");
+        if std::env::var_os("HMQ_BLESS").is_some() {
+            std::fs::write(path, reference()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), reference(), "run `make headers`");
+    }
 
     #[test]
     fn an_error_is_one_word() {

@@ -151,7 +151,7 @@ mod tests {
         if std::env::var_os("HMQ_BLESS").is_some() {
             std::fs::write(path, reference()).unwrap();
         }
-        assert_eq!(std::fs::read_to_string(path).unwrap(), reference(), "run HMQ_BLESS=1 cargo test metrics");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), reference(), "run `make headers`");
     }
 
     #[test]
