@@ -381,7 +381,7 @@ impl Shared {
                     return handed;
                 }
             };
-            space.0.wait(heard.unwrap_or_default(), deadline);
+            space.0.wait_spinning(heard.unwrap_or_default(), SPIN_FOR_SPACE, deadline);
         }
     }
 
@@ -459,6 +459,10 @@ impl Shared {
         }
     }
 }
+
+/// A consumer at work makes space within this time. Sleeping at once would cost it a wake-up for
+/// every few messages, which is dearer than all the rest of its work.
+const SPIN_FOR_SPACE: Duration = Duration::from_micros(50);
 
 /// Rung when a destination has space again.
 #[derive(Debug, Default)]
