@@ -18,7 +18,7 @@ need pkg-config pkg-config
 need nm binutils
 pkg-config --exists libzmq 2>/dev/null || missing+=(libzmq3-dev)
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "setup: Rust is missing; install it with rustup (1.85 or later), then try again" >&2
+    echo "setup: Rust is missing; install it with rustup (1.88 or later), then try again" >&2
     exit 1
 fi
 
