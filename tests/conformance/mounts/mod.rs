@@ -1,0 +1,4 @@
+//! The mounted backends: one file each.
+
+pub mod embedded;
+pub mod hub;
