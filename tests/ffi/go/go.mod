@@ -1,0 +1,3 @@
+module helixmq.test/ffi
+
+go 1.24
