@@ -70,12 +70,15 @@ struct Alarms {
 }
 
 /// All real clocks share one set of alarms and one thread.
-static REAL: once_cell::sync::Lazy<Arc<Shared>> = once_cell::sync::Lazy::new(|| Arc::new(Shared::new(Some(Instant::now()))));
+static REAL: once_cell::sync::Lazy<Arc<Shared>> =
+    once_cell::sync::Lazy::new(|| Arc::new(Shared::new(Some(Instant::now()))));
 
 /// Ends the timer thread; the next alarm that is set starts it again.
 pub(crate) fn stop_timer() {
     if let Some(shared) = once_cell::sync::Lazy::get(&REAL) {
-        shared.alarms.lock().stop = true;
+        let mut alarms = shared.alarms.lock();
+        alarms.stop = alarms.thread_runs;
+        drop(alarms);
         shared.changed.notify_all();
     }
 }
@@ -116,6 +119,11 @@ impl Clock {
         Ok(())
     }
 
+    /// Starts the timer thread, so that setting an alarm cannot fail later for want of a thread.
+    pub fn start(&self) -> Result<()> {
+        start_thread(&self.shared, &mut self.shared.alarms.lock())
+    }
+
     /// A new alarm, not set.
     pub fn alarm(&self) -> AlarmId {
         AlarmId(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
@@ -130,10 +138,7 @@ impl Clock {
         if at == Moment::NEVER {
             return Ok(());
         }
-        if self.shared.start.is_some() && !alarms.thread_runs {
-            spawn_alarm_thread(&self.shared)?;
-            alarms.thread_runs = true;
-        }
+        start_thread(&self.shared, &mut alarms)?;
         alarms.at.insert(id, at);
         alarms.due.insert((at, id), alarm);
         drop(alarms);
@@ -199,6 +204,16 @@ impl Shared {
         alarms.at.remove(&id);
         Some((at, alarm))
     }
+}
+
+fn start_thread(shared: &Arc<Shared>, alarms: &mut Alarms) -> Result<()> {
+    // Whoever needs the thread outvotes a stop that it has not obeyed yet.
+    alarms.stop = false;
+    if shared.start.is_some() && !alarms.thread_runs {
+        spawn_alarm_thread(shared)?;
+        alarms.thread_runs = true;
+    }
+    Ok(())
 }
 
 fn spawn_alarm_thread(shared: &Arc<Shared>) -> Result<()> {

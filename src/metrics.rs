@@ -79,7 +79,8 @@ impl Metrics {
         let mut out = String::new();
         for (index, (name, help)) in COUNTERS.iter().enumerate() {
             let value = self.slot(index).load(Ordering::Relaxed);
-            let _ = write!(out, "# HELP helixmq_{name} {help}\n# TYPE helixmq_{name} counter\nhelixmq_{name} {value}\n");
+            let _ =
+                write!(out, "# HELP helixmq_{name} {help}\n# TYPE helixmq_{name} counter\nhelixmq_{name} {value}\n");
         }
         for (name, label, help) in GAUGES {
             let own: Vec<&Gauge> = gauges.iter().filter(|gauge| gauge.name == *name).collect();

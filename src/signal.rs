@@ -13,7 +13,8 @@ pub struct SignalFd {
     /// The other end of a socket; an eventfd is written where it is read.
     other_end: Option<OwnedFd>,
     used: AtomicBool,
-    /// Set after the write, so that a clear that comes in between leaves the next clear to do it.
+    /// Set before the write, so that whoever it wakes clears it, and once more after it, so that a
+    /// clear that came in between leaves the rest to the next.
     raised: AtomicBool,
 }
 
@@ -54,6 +55,7 @@ impl SignalFd {
             Some(socket) => (socket.as_raw_fd(), 1),
             None => (self.reader.as_raw_fd(), one.len()),
         };
+        self.raised.store(true, Ordering::SeqCst);
         // SAFETY: the descriptor is owned by `self` and the buffer is readable for `len`. Failure
         // means that buffer or counter is full: it is readable already.
         unsafe { libc::write(writer, one.as_ptr().cast(), len) };

@@ -191,7 +191,9 @@ fn futex_wait(word: &AtomicU32, expected: u32, left: Timeout) {
     let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: the word outlives the call, `time` is null or points to a local; the kernel only
     // reads both. All errors (EAGAIN, EINTR, ETIMEDOUT) mean: look again.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, expected, time) };
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, expected, time)
+    };
 }
 
 fn futex_wake(word: &AtomicU32) {

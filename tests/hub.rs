@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use helixmq::config::options::{DeadLetterQuery, InboxOptions, PublisherOptions, ReplayOptions, SubscribeOptions};
 use helixmq::config::Config;
-use helixmq::error::{Error, Kind};
-use helixmq::hub::{
-    settle, settle_many, Decision, Event, Handler, HandlerVerdict, Hub, Inbox, Incoming, Polled, Settlement,
-};
+use helixmq::error::Kind;
+use helixmq::hub::{settle, settle_many, Decision, Event, Handler, HandlerVerdict, Hub, Inbox, Incoming, Polled};
 use helixmq::message::{Record, TopicKind};
 
 const WAIT: Option<Duration> = Some(Duration::from_secs(10));
@@ -53,9 +51,7 @@ impl<F: Fn(Incoming) -> Option<HandlerVerdict> + Send + Sync> Handler for Each<F
     }
 }
 
-fn handler(
-    handle: impl Fn(Incoming) -> Option<HandlerVerdict> + Send + Sync + 'static,
-) -> Box<dyn Handler> {
+fn handler(handle: impl Fn(Incoming) -> Option<HandlerVerdict> + Send + Sync + 'static) -> Box<dyn Handler> {
     Box::new(Each(handle))
 }
 
@@ -141,16 +137,15 @@ fn settle_many_has_a_result_for_each() {
     let records = [Record::new(b"a"), Record::new(b"b"), Record::new(b"c")];
     assert_eq!(publisher.send_batch(&records, NOW, None).0, 3);
     let tokens: Vec<u64> = (0..3).map(|_| next(&inbox).token).collect();
-    let decide = |token, decision| Settlement { token, decision, result: Ok(()) };
-    let mut many = [
-        decide(tokens[0], Decision::Ack),
-        decide(tokens[0], Decision::Ack),
-        decide(tokens[1], Decision::Reject { reason: "" }),
-        decide(tokens[2], Decision::Ack),
-        decide(u64::MAX, Decision::Ack),
+    let many = [
+        (tokens[0], Decision::Ack),
+        (tokens[0], Decision::Ack),
+        (tokens[1], Decision::Reject { reason: "" }),
+        (tokens[2], Decision::Ack),
+        (u64::MAX, Decision::Ack),
     ];
-    settle_many(&mut many);
-    let kinds: Vec<Option<Kind>> = many.iter().map(|one| one.result.as_ref().err().map(Error::kind)).collect();
+    let mut kinds: [Option<Kind>; 5] = Default::default();
+    settle_many(5, |index| many[index], |index, result| kinds[index] = result.err().map(|error| error.kind()));
     assert_eq!(kinds, [None, Some(Kind::Settled), None, None, Some(Kind::Stale)]);
 }
 

@@ -35,9 +35,9 @@ pub struct Capabilities {
     pub priority: Support,
     /// Messages that expire.
     pub ttl: Support,
-    /// Messages that become due later.
+    /// Tasks that become due later.
     pub delay: Support,
-    /// Order among messages of one key.
+    /// Order among events of one key at the consumer.
     pub ordered_key: Support,
     /// Start or replay from a time.
     pub replay_time: Support,

@@ -16,12 +16,8 @@ pub use super::routes::DeclareOptions;
 use super::{check_name, check_pattern, is_pattern, EmbeddedConfig, RetryPolicy, DAY_MS, DECADE_MS, TIB};
 use crate::broker::{BackendKind, Level, Ordered, Start};
 use crate::error::{Error, Kind, Result};
-use crate::limits::{
-    CONCURRENCY_MAX, FOREIGN_NAME_BYTES_MAX, PARTITIONS_MAX, PREFETCH_MAX, PRIORITY_MAX, TYPE_BYTES_MAX,
-};
+use crate::limits::{CONCURRENCY_MAX, PARTITIONS_MAX, PREFETCH_MAX, PRIORITY_MAX, TYPE_BYTES_MAX};
 use crate::message::TopicKind;
-
-type TopicText = Text<FOREIGN_NAME_BYTES_MAX>;
 
 /// Options of `hmq_subscribe` and `hmq_subscribe_inbox`.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,7 +25,6 @@ type TopicText = Text<FOREIGN_NAME_BYTES_MAX>;
 #[serde(deny_unknown_fields)]
 pub struct SubscribeOptions {
     /// A topic, or a pattern.
-    #[serde(with = "As::<TopicText>")]
     pub topic: String,
     /// Task or event; none: by route.
     #[serde(default, with = "Maybe::<Word<TopicKind>>")]
@@ -222,7 +217,6 @@ pub struct Filter {
 #[serde(deny_unknown_fields)]
 pub struct ReplayOptions {
     /// A topic, or a pattern.
-    #[serde(with = "As::<TopicText>")]
     pub topic: String,
     /// Events at or after this time; none: from the oldest kept.
     #[serde(default, with = "Maybe::<Time>")]
@@ -268,7 +262,6 @@ impl ReplayOptions {
 #[serde(deny_unknown_fields)]
 pub struct PublisherOptions {
     /// Where its messages go.
-    #[serde(with = "As::<TopicText>")]
     pub topic: String,
     /// Task or event; none: by route.
     #[serde(default, with = "Maybe::<Word<TopicKind>>")]
@@ -326,10 +319,8 @@ impl DeclareOptions {
 #[serde(default, deny_unknown_fields)]
 pub struct TopicSelector {
     /// One topic.
-    #[serde(with = "Maybe::<TopicText>")]
     pub name: Option<String>,
     /// The topics of a pattern; `#` if neither is set.
-    #[serde(with = "Maybe::<TopicText>")]
     pub pattern: Option<String>,
     /// Only of this kind.
     #[serde(with = "Maybe::<Word<TopicKind>>")]
@@ -381,7 +372,6 @@ pub struct DeadLetterQuery {
     #[serde(with = "As::<Word<DeadLetterAction>>")]
     pub action: DeadLetterAction,
     /// Those of this topic, or of the topics of a pattern.
-    #[serde(with = "Maybe::<TopicText>")]
     pub topic: Option<String>,
     /// Those with these ids; none said: all.
     pub ids: Vec<String>,

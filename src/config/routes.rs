@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::failover::Overflow;
-use super::forms::{words, As, Maybe, Ms, Num, Text, Word};
+use super::forms::{words, As, Maybe, Ms, Num, Word};
 use super::DECADE_MS;
 use crate::broker::{BackendKind, Ordered, TopicSpec};
-use crate::limits::{FOREIGN_NAME_BYTES_MAX, PARTITIONS_MAX};
+use crate::limits::PARTITIONS_MAX;
 use crate::message::TopicKind;
 
 words! {
@@ -45,7 +45,6 @@ words! {
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
     /// Words split by `.`; `*` is one word, `#` zero or more.
-    #[serde(with = "As::<Text<FOREIGN_NAME_BYTES_MAX>>")]
     pub pattern: String,
     /// Task or event; none: as the first use says.
     #[serde(default, with = "Maybe::<Word<TopicKind>>")]
@@ -77,7 +76,6 @@ macro_rules! topic_document {
         #[serde(deny_unknown_fields)]
         pub struct $document {
             $(#[$doc])*
-            #[serde(with = "As::<Text<FOREIGN_NAME_BYTES_MAX>>")]
             pub $subject: String,
             /// Task or event; none: as routes and the first use say.
             #[serde(default, with = "Maybe::<Word<TopicKind>>")]

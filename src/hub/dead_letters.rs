@@ -46,7 +46,9 @@ impl Hub {
                     DeadLetterAction::Discard => browse.done(delivery.tag),
                     DeadLetterAction::Redrive => match redrive(hub, &delivery.message, deadline) {
                         Ok(()) => browse.done(delivery.tag),
-                        Err(error) => failed.push(json!({"id": delivery.message.id().as_str(), "error": error.to_json()})),
+                        Err(error) => {
+                            failed.push(json!({"id": delivery.message.id().as_str(), "error": error.to_json()}))
+                        }
                     },
                 }
             }

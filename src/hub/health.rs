@@ -75,7 +75,10 @@ impl Hub {
     /// Pauses or resumes forwarding of the spool.
     pub fn forwarding(&self, _run: bool) -> Result<()> {
         self.0.check_open()?;
-        Err(Error::new(Kind::Unsupported, "nothing is spooled yet, so there is nothing to forward: failover is not built"))
+        Err(Error::new(
+            Kind::Unsupported,
+            "nothing is spooled yet, so there is nothing to forward: failover is not built",
+        ))
     }
 
     /// Waits until the spool is empty. Nothing is spooled yet, so it is.

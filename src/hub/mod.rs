@@ -55,7 +55,7 @@ pub use health::MetricsFormat;
 pub use inbox::{Event, Inbox, InboxWaker, Polled};
 pub use process::{set_log, shutdown, LogLevel, TextHandler};
 pub use publish::{check_header, Publisher, PublisherDefaults, Receipt};
-pub use settle::{extend, settle, settle_many, Decision, Settlement, Token};
+pub use settle::{extend, settle, settle_many, Decision, Token};
 pub use subscribe::{Handler, HandlerVerdict, Subscription};
 
 use backends::{Backend, Relay, StateChange};
@@ -151,6 +151,7 @@ impl Hub {
         let limit = config.connection_timeout.min(timeout.unwrap_or(Duration::MAX));
         let hub = Hub(Shared::new(config)?);
         if hub.0.config.enabled {
+            hub.0.context.clock.start()?;
             let change = hub.0.roles.lock().fallback.connect(&hub.0.context.clock, limit)?;
             hub.0.tell(change);
         }
@@ -357,10 +358,16 @@ impl Shared {
         Ok(Arc::clone(chosen))
     }
 
+    /// The kind of a topic or pattern for a use that fixes nothing.
+    fn peek_kind(&self, topic: &str, asked: Option<(TopicKind, Use)>) -> Result<TopicKind> {
+        let first = self.kinds.lock().get(topic).copied();
+        Ok(self.routes.kind(topic, asked, first)?.0)
+    }
+
     /// The kind of a topic or pattern; remembers the first use of a plain name.
     fn kind_of(&self, topic: &str, asked: Option<(TopicKind, Use)>, subscribes: bool) -> Result<TopicKind> {
         if crate::config::is_pattern(topic) {
-            return Ok(self.routes.kind(topic, asked, None)?.0);
+            return self.peek_kind(topic, asked);
         }
         let mut kinds = self.kinds.lock();
         let first = kinds.get(topic).copied();
@@ -407,12 +414,7 @@ impl Shared {
     }
 
     /// Opens a source on the backend that a subscription's topic has.
-    fn open_source(
-        &self,
-        spec: &SubscribeSpec,
-        sink: Arc<dyn Sink>,
-        timeout: Timeout,
-    ) -> Result<Arc<dyn Source>> {
+    fn open_source(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, timeout: Timeout) -> Result<Arc<dyn Source>> {
         crate::config::check_pattern("topic", &spec.pattern)?;
         let backend = self.backend_for(&spec.pattern, spec.kind)?;
         backend.check_up()?;

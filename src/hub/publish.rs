@@ -90,6 +90,8 @@ impl Hub {
         require: Option<Level>,
         timeout: Timeout,
     ) -> Result<Receipt> {
+        // First, so that a record that cannot go does not fix the kind of a topic.
+        self.0.check_record(record)?;
         let outlet = self.0.outlet(topic, kind.map(|kind| (kind, Use::Publish)))?;
         self.0.publish_one(&outlet, record, require, timeout)
     }
@@ -159,11 +161,7 @@ impl Publisher {
 
     /// Publishes one record; `done` is called once with its outcome, on a thread of the library.
     /// Full is answered at once. On an error `done` is dropped and never called.
-    pub fn send_async(
-        &self,
-        record: &Record<'_>,
-        done: Box<dyn FnOnce(Result<Receipt>) + Send>,
-    ) -> Result<u64> {
+    pub fn send_async(&self, record: &Record<'_>, done: Box<dyn FnOnce(Result<Receipt>) + Send>) -> Result<u64> {
         let own = &*self.0;
         let hub = &own.hub;
         hub.completions.reserve()?;
@@ -327,8 +325,7 @@ impl Shared {
         loop {
             let answer = Arc::clone(&answer);
             let heard = self.inflight.heard();
-            let started =
-                self.publish_async(outlet, record, require, op, Box::new(move |result| answer.set(result)));
+            let started = self.publish_async(outlet, record, require, op, Box::new(move |result| answer.set(result)));
             match started {
                 Err(error) if error.kind() == Kind::Full && !deadline.has_passed() => {
                     self.inflight.wait_change(heard, deadline);
@@ -388,11 +385,16 @@ impl Shared {
     fn check_publish(&self, outlet: &Outlet, record: &Record<'_>, require: Option<Level>) -> Result<()> {
         self.check_open()?;
         outlet.backend.check_up()?;
-        check_record(record, self.config.message_bytes_max)?;
+        self.check_record(record)?;
         if let Some(level) = require {
             self.check_level(outlet, level)?;
         }
         Ok(())
+    }
+
+    #[inline]
+    pub(super) fn check_record(&self, record: &Record<'_>) -> Result<()> {
+        check_record(record, self.config.message_bytes_max).map_err(|error| error.with_fate(Fate::NotSent))
     }
 
     fn check_level(&self, outlet: &Outlet, level: Level) -> Result<()> {

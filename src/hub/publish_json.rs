@@ -48,6 +48,7 @@ impl Hub {
             priority: message.priority.unwrap_or(PRIORITY_DEFAULT),
             ..Record::new(&payload)
         };
+        self.0.check_record(&record)?;
         let outlet = self.0.outlet(&message.topic, message.kind.map(|kind| (kind, Use::Publish)))?;
         self.0.publish_one(&outlet, &record, message.require, timeout)
     }

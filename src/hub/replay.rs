@@ -39,7 +39,7 @@ impl Hub {
                 return Err(Error::new(Kind::Config, "`from` is later than `to`").at("from", 0, 0));
             }
         }
-        self.0.kind_of(&options.topic, Some((TopicKind::Event, Use::Subscribe)), true)?;
+        self.0.peek_kind(&options.topic, Some((TopicKind::Event, Use::Subscribe)))?;
         let stop = match (options.to, options.follow) {
             (_, true) => Stop::Never,
             (Some(to), false) => Stop::Time(to),

@@ -147,8 +147,7 @@ mod tests {
 
     #[test]
     fn first_match_wins_and_fixes_the_kind() {
-        let table =
-            routes(r#"{"routes":[{"pattern":"a.b","kind":"event"},{"pattern":"a.#","kind":"task"}]}"#);
+        let table = routes(r#"{"routes":[{"pattern":"a.b","kind":"event"},{"pattern":"a.#","kind":"task"}]}"#);
         assert_eq!(table.kind("a.b", None, None).unwrap().0, TopicKind::Event);
         assert_eq!(table.kind("a.c", None, None).unwrap().0, TopicKind::Task);
         let error = table.kind("a.c", Some((TopicKind::Event, Use::Publish)), None).unwrap_err();

@@ -62,17 +62,6 @@ pub enum Decision<'a> {
     },
 }
 
-/// One of many decisions, and how settling it ended.
-#[derive(Debug)]
-pub struct Settlement<'a> {
-    /// The delivery.
-    pub token: Token,
-    /// The decision.
-    pub decision: Decision<'a>,
-    /// Filled by [`settle_many`].
-    pub result: Result<()>,
-}
-
 /// Settles one delivery. Any thread; never blocks on a broker.
 pub fn settle(token: Token, decision: Decision<'_>) -> Result<()> {
     let (open, owner) = ledger_of(token)?.take(token)?;
@@ -84,24 +73,32 @@ pub fn settle(token: Token, decision: Decision<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Settles many deliveries, each with a result of its own. Runs of acknowledgements of one
-/// subscription cost one step.
-pub fn settle_many(settlements: &mut [Settlement<'_>]) {
+/// Settles `count` deliveries: `get` names each token and decision, `put` gets each result. Runs
+/// of acknowledgements of one subscription cost one step.
+pub fn settle_many<'a>(
+    count: usize,
+    get: impl Fn(usize) -> (Token, Decision<'a>),
+    mut put: impl FnMut(usize, Result<()>),
+) {
     let mut scratch = SCRATCH.take();
-    let mut rest = settlements;
-    while let Some(first) = rest.first() {
-        let subscription = subscription_of(first.token);
-        let in_run = |next: &&Settlement<'_>| {
-            next.decision == Decision::Ack && subscription_of(next.token) == subscription
+    let mut from = 0;
+    while from < count {
+        let (token, decision) = get(from);
+        let subscription = subscription_of(token);
+        let in_run = |index: &usize| {
+            let (token, decision) = get(*index);
+            token != 0 && decision == Decision::Ack && subscription_of(token) == subscription
         };
-        let run = rest.iter().take_while(in_run).count();
-        let (now, later) = rest.split_at_mut(run.max(1));
-        match (run, ledger_of(now.first().map_or(0, |first| first.token))) {
-            (0, _) => now.iter_mut().for_each(|one| one.result = settle(one.token, one.decision)),
-            (_, Ok(ledger)) => ledger.ack_run(now, &mut scratch),
-            (_, Err(error)) => now.iter_mut().for_each(|one| one.result = Err(error.clone())),
+        let run = (from..count).take_while(in_run).count();
+        match (run, ledger_of(token)) {
+            (0, _) => put(from, settle(token, decision)),
+            (_, Ok(ledger)) => {
+                let tokens = (from..from + run).map(|index| (index, get(index).0));
+                ledger.ack_run(tokens, &mut put, &mut scratch);
+            }
+            (_, Err(error)) => (from..from + run).for_each(|index| put(index, Err(error.clone()))),
         }
-        rest = later;
+        from += run.max(1);
     }
     SCRATCH.set(scratch);
 }
@@ -180,14 +177,20 @@ struct Slot {
 }
 
 impl Ledger {
-    fn ack_run(&self, run: &mut [Settlement<'_>], scratch: &mut Scratch) {
+    fn ack_run(
+        &self,
+        run: impl Iterator<Item = (usize, Token)>,
+        put: &mut impl FnMut(usize, Result<()>),
+        scratch: &mut Scratch,
+    ) {
         let owner = {
             let mut state = self.state.lock();
-            for one in run.iter_mut() {
-                one.result = state.take(one.token).map(|open| {
+            for (index, token) in run {
+                let taken = state.take(token).map(|open| {
                     scratch.verdicts.push((open.tag, Verdict::Ack));
                     scratch.messages.extend(open.message);
                 });
+                put(index, taken);
             }
             state.owner.clone()
         };
@@ -271,8 +274,9 @@ impl LedgerUse {
                 None => NEXT.fetch_add(1, Ordering::Relaxed),
             }
         } as usize;
-        let ledger = ledger_at(index)
-            .ok_or_else(|| Error::new(Kind::Full, format!("{SUBSCRIPTIONS_MAX} subscriptions are open in this process")))?;
+        let ledger = ledger_at(index).ok_or_else(|| {
+            Error::new(Kind::Full, format!("{SUBSCRIPTIONS_MAX} subscriptions are open in this process"))
+        })?;
         Ok(Self { index, ledger })
     }
 
@@ -287,16 +291,20 @@ impl LedgerUse {
         let state = &mut *state;
         let subscription = (self.index as u64) << (SLOT_BITS + GENERATION_BITS);
         let mut next = deliveries.iter();
-        clone_all(deliveries, |delivery| &delivery.message, |message| {
-            let Some(delivery) = next.next() else { return };
-            if state.free.is_empty() {
-                state.grow();
-            }
-            let Some(index) = state.free.pop_front() else { return };
-            let slot = &mut state.slots[index as usize];
-            slot.open = Some(Open { tag: delivery.tag, attempt: delivery.attempt, message: Some(message) });
-            tokens.push(subscription | u64::from(index) << GENERATION_BITS | slot.generation);
-        });
+        clone_all(
+            deliveries,
+            |delivery| &delivery.message,
+            |message| {
+                let Some(delivery) = next.next() else { return };
+                if state.free.is_empty() {
+                    state.grow();
+                }
+                let Some(index) = state.free.pop_front() else { return };
+                let slot = &mut state.slots[index as usize];
+                slot.open = Some(Open { tag: delivery.tag, attempt: delivery.attempt, message: Some(message) });
+                tokens.push(subscription | u64::from(index) << GENERATION_BITS | slot.generation);
+            },
+        );
     }
 
     /// Takes back a delivery that was entered and is not to be handed over.
@@ -359,6 +367,9 @@ fn ledger_at(index: usize) -> Option<&'static Ledger> {
 }
 
 fn ledger_of(token: Token) -> Result<&'static Ledger> {
+    if token == 0 {
+        return Err(Error::new(Kind::Arg, "token 0 settles nothing: what a replay hands over is not settled"));
+    }
     let index = subscription_of(token);
     let chunk = TABLE.get(index / LEDGERS_PER_CHUNK).and_then(OnceLock::get);
     chunk.and_then(|ledgers| ledgers.get(index % LEDGERS_PER_CHUNK)).ok_or_else(unknown)

@@ -397,9 +397,8 @@ impl SubShared {
 
     fn handle(&self, handler: &dyn Handler, incoming: Incoming) {
         let token = incoming.token;
-        let answer = as_callback(self.hub_id, self.id, || {
-            crate::runtime::contained("handler", || handler.handle(incoming))
-        });
+        let answer =
+            as_callback(self.hub_id, self.id, || crate::runtime::contained("handler", || handler.handle(incoming)));
         if token == 0 {
             return;
         }
@@ -441,7 +440,9 @@ fn start_dispatchers(
         if running >= DISPATCHERS_MAX {
             return Err(Error::new(
                 Kind::Full,
-                format!("the hub runs {DISPATCHERS_MAX} dispatcher threads already; use an inbox for more subscriptions"),
+                format!(
+                    "the hub runs {DISPATCHERS_MAX} dispatcher threads already; use an inbox for more subscriptions"
+                ),
             ));
         }
         let (own, handler) = (Arc::clone(shared), Arc::clone(&handler));

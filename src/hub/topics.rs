@@ -66,8 +66,7 @@ impl Shared {
         self.check_open()?;
         let asked = selector.kind.map(|kind| (kind, Use::Declare));
         let topic = selector.as_pattern();
-        let known = self.kinds.lock().get(topic).copied();
-        let (kind, _) = self.routes.kind(topic, asked, known)?;
+        let kind = self.peek_kind(topic, asked)?;
         let backend = self.backend_for(topic, kind)?;
         let admin = backend.broker.admin().ok_or_else(|| {
             let text = format!("the {} backend has no administration", backend.kind.name());

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use smallvec::SmallVec;
+
 use super::memory::Memory;
 use super::timer::Timers;
 use super::Embedded;
@@ -91,7 +93,8 @@ impl Core {
         let bytes = self.memory.waiters.bytes();
         if self.memory.missing(bytes) > 0 {
             if let Some(broker) = self.broker.upgrade() {
-                broker.evict_settled(bytes);
+                // A good piece at once, so that publishing into full memory does not come here each time.
+                broker.evict_settled(bytes.max(self.memory.max() / 16));
             }
         }
         if self.memory.missing(bytes) == 0 {
@@ -109,7 +112,8 @@ impl Core {
         let full = self.memory.missing(bytes) > 0;
         if full {
             if let Some(broker) = self.broker.upgrade() {
-                broker.evict_settled(bytes);
+                // A good piece at once, so that publishing into full memory does not come here each time.
+                broker.evict_settled(bytes.max(self.memory.max() / 16));
             }
         }
         full && self.memory.missing(bytes) == 0
@@ -129,8 +133,11 @@ impl Core {
     }
 }
 
+/// Sinks to call once the locks are dropped; few, so that they take no allocation.
+pub(super) type Sinks = SmallVec<[Arc<dyn Sink>; 4]>;
+
 /// Calls the sinks of sources that were idle; with no lock held.
-pub(super) fn call_ready(sinks: Vec<Arc<dyn Sink>>) {
+pub(super) fn call_ready(sinks: Sinks) {
     for sink in sinks {
         sink.ready();
     }

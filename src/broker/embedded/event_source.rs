@@ -7,8 +7,10 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::bell::Bell;
-use super::core::{call_ready, failure, Core};
+use super::core::{call_ready, failure, Core, Sinks};
 use super::group::{Again, Settled};
 use super::lease::Leases;
 use super::log::Log;
@@ -81,7 +83,7 @@ impl EventSource {
     }
 
     /// Adds a log; `sinks` gets the sinks to call.
-    pub fn attach(self: &Arc<Self>, log: &Arc<Log>, sinks: &mut Vec<Arc<dyn Sink>>) {
+    pub fn attach(self: &Arc<Self>, log: &Arc<Log>, sinks: &mut Sinks) {
         let mut inner = self.inner.lock();
         if inner.closed {
             return;
@@ -103,7 +105,7 @@ impl EventSource {
 
     /// Tells the logs what was settled.
     pub fn flush(&self) {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         Self::flush_locked(&mut self.inner.lock(), &mut sinks);
         call_ready(sinks);
     }
@@ -121,7 +123,7 @@ impl EventSource {
         self.core.timers.forget(self.id);
     }
 
-    fn flush_locked(inner: &mut Inner, sinks: &mut Vec<Arc<dyn Sink>>) {
+    fn flush_locked(inner: &mut Inner, sinks: &mut Sinks) {
         for run in inner.settled.chunk_by(|one, next| one.slot == next.slot) {
             let member = run.first().and_then(|first| inner.members.get(first.slot as usize));
             if let Some(member) = member {
@@ -132,7 +134,7 @@ impl EventSource {
     }
 
     /// Ends leases that `which` chooses as if handed over in vain; answers their tags.
-    fn revoke(&self, inner: &mut Inner, which: impl Fn(&Lease) -> bool, sinks: &mut Vec<Arc<dyn Sink>>) -> Vec<u64> {
+    fn revoke(&self, inner: &mut Inner, which: impl Fn(&Lease) -> bool, sinks: &mut Sinks) -> Vec<u64> {
         let ended = inner.leases.remove_if(which);
         for (_, lease) in &ended {
             let again = Again { due: Moment(0), ..lease.handed.again(1) };
@@ -158,7 +160,7 @@ impl EventSource {
             Some(Locked { slot: *slot, group: member.group, state: member.log.lock(), found: false })
         };
         let before = out.len();
-        let mut logs: Vec<Locked<'_>> = hot.iter().filter_map(lock).collect();
+        let mut logs: SmallVec<[Locked<'_>; 2]> = hot.iter().filter_map(lock).collect();
         Reader::new(self.id, self.spec.ordered, &self.core.clock, want, out, &mut give).merge(&mut logs, heads);
         if out.len() - before == want {
             return;
@@ -207,7 +209,7 @@ impl EventSource {
 
 impl Source for EventSource {
     fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         if inner.closed {
@@ -244,7 +246,7 @@ impl Source for EventSource {
     }
 
     fn settle(&self, verdicts: &[(u64, Verdict)]) {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let mut at_once = self.spec.ordered != Ordered::No;
@@ -297,7 +299,7 @@ impl Source for EventSource {
     }
 
     fn seek(&self, to: Start) -> Result<(), Error> {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut inner = self.inner.lock();
         if inner.closed {
             return Err(failure(Kind::Closed, "the subscription is closed"));
@@ -312,7 +314,7 @@ impl Source for EventSource {
     }
 
     fn close(&self) {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut inner = self.inner.lock();
         if inner.closed {
             return;
@@ -334,7 +336,7 @@ impl Source for EventSource {
 
 impl Timed for EventSource {
     fn due(&self, now: Moment) {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut inner = self.inner.lock();
         let tags = self.revoke(&mut inner, |lease| lease.until <= now, &mut sinks);
         let next = inner.leases.iter().map(|(_, lease)| lease.until).min();

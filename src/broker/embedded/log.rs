@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use super::core::{call_ready, closed, failure, no_memory, Core, Life};
+use smallvec::SmallVec;
+
+use super::core::{call_ready, closed, failure, no_memory, Core, Life, Sinks};
 use super::event_source::EventSource;
 use super::group::Settled;
 use super::log_state::{Member, State};
@@ -16,7 +18,7 @@ use super::memory::Waiters;
 use super::partition::{partition_of, Partition};
 use super::settings::Settings;
 use super::timer::Timed;
-use crate::broker::{Batch, Description, Destination, Level, Sink, Start, Stop, SubscribeSpec, Taken, Wake};
+use crate::broker::{Batch, Description, Destination, Level, Start, Stop, SubscribeSpec, Taken, Wake};
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind};
 use crate::message::segment::record_bytes;
@@ -70,13 +72,7 @@ impl Log {
     }
 
     /// Adds `source`, which calls this log `slot`; answers its group, and whether its sink must be called.
-    pub fn join(
-        &self,
-        spec: &SubscribeSpec,
-        slot: u32,
-        source: &Arc<EventSource>,
-        sinks: &mut Vec<Arc<dyn Sink>>,
-    ) -> usize {
+    pub fn join(&self, spec: &SubscribeSpec, slot: u32, source: &Arc<EventSource>, sinks: &mut Sinks) -> usize {
         let mut state = self.state.lock();
         let group = state.group_for(spec);
         if let Some(Some(group)) = state.groups.get_mut(group) {
@@ -95,7 +91,7 @@ impl Log {
     }
 
     /// Removes a source, whose deliveries were given back; its partitions go to others.
-    pub fn leave(&self, id: u64, sinks: &mut Vec<Arc<dyn Sink>>) {
+    pub fn leave(&self, id: u64, sinks: &mut Sinks) {
         let mut state = self.state.lock();
         let Some(at) = state.members.iter().position(|member| member.id == id) else { return };
         let member = state.members.swap_remove(at);
@@ -111,7 +107,7 @@ impl Log {
     }
 
     /// Ends deliveries of one group.
-    pub fn settle(&self, group: usize, settled: &[Settled], sinks: &mut Vec<Arc<dyn Sink>>) {
+    pub fn settle(&self, group: usize, settled: &[Settled], sinks: &mut Sinks) {
         // The time is of no account where all are done and no order is kept.
         let is_plain = settled.iter().all(|one| one.again.is_none() && one.key.is_none());
         let now = if is_plain { Moment(0) } else { self.core.clock.now() };
@@ -138,7 +134,7 @@ impl Log {
     }
 
     /// Moves a group, whose members go on from there.
-    pub fn seek(&self, group: usize, to: Start, sinks: &mut Vec<Arc<dyn Sink>>) {
+    pub fn seek(&self, group: usize, to: Start, sinks: &mut Sinks) {
         let mut state = self.state.lock();
         let State { groups, partitions, .. } = &mut *state;
         let Some(Some(group)) = groups.get_mut(group) else { return };
@@ -267,7 +263,7 @@ impl Log {
         }
         let drops = self.settings.drop_oldest;
         // Up to where each partition may be dropped; read once, as nothing is settled meanwhile.
-        let limits: Vec<u64> = (0..state.partitions.len())
+        let limits: SmallVec<[u64; 16]> = (0..state.partitions.len())
             .map(|index| if drops { u64::MAX } else { state.settled(index).unwrap_or(0) })
             .collect();
         while !self.fits(state, count, bytes) {
@@ -413,7 +409,7 @@ impl Log {
         } else {
             self.append_each(&mut state, batch, first_seq)
         };
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         if state.listed > 0 && count > 0 {
             state.wake(None, &mut sinks);
         }
@@ -470,7 +466,7 @@ impl Destination for Log {
 
 impl Timed for Log {
     fn due(&self, now: Moment) {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut next = Moment::NEVER;
         {
             let mut state = self.state.lock();

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::core::Life;
+use smallvec::SmallVec;
+
+use super::core::{Life, Sinks};
 use super::event_source::EventSource;
 use super::group::Group;
 use super::partition::Partition;
-use crate::broker::{Group as GroupOf, Sink, SubscribeSpec};
+use crate::broker::{Group as GroupOf, SubscribeSpec};
 use crate::clock::Moment;
 
 /// Everything that changes together when events come or go, or readers move.
@@ -65,7 +67,7 @@ impl State {
     }
 
     /// Tells listed members that have something. `now`: also of events to be handed over again.
-    pub fn wake(&mut self, now: Option<Moment>, sinks: &mut Vec<Arc<dyn Sink>>) {
+    pub fn wake(&mut self, now: Option<Moment>, sinks: &mut Sinks) {
         for index in 0..self.members.len() {
             let Some(member) = self.members.get(index).filter(|member| member.listed) else { continue };
             let Some(Some(group)) = self.groups.get(member.group) else { continue };
@@ -125,7 +127,8 @@ impl State {
 
     /// The partition with the oldest event that every group has settled, and that event's number.
     pub fn oldest_settled(&mut self) -> Option<(u64, usize)> {
-        let limits: Vec<u64> = (0..self.partitions.len()).map(|index| self.settled(index).unwrap_or(0)).collect();
+        let limits: SmallVec<[u64; 16]> =
+            (0..self.partitions.len()).map(|index| self.settled(index).unwrap_or(0)).collect();
         let (_, index) = self.oldest_before(&limits)?;
         self.partitions.get_mut(index)?.first_seq().map(|seq| (seq, index))
     }

@@ -64,7 +64,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use self::core::{call_ready, closed, failure, Core, Life};
+use self::core::{call_ready, closed, failure, Core, Life, Sinks};
 use self::event_source::EventSource;
 use self::log::Log;
 use self::queue::Queue;
@@ -72,7 +72,7 @@ use self::settings::Settings;
 use self::task_source::TaskSource;
 use super::{
     Admin, BackendKind, Batch, Broker, Capabilities, CloseReport, Context, Declared, Description, Destination, Epoch,
-    Sink, Source, SubscribeSpec, Support, Taken, TopicSpec,
+    Ordered, Sink, Source, SubscribeSpec, Support, Taken, TopicSpec,
 };
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
@@ -175,7 +175,7 @@ impl Embedded {
 
     /// The topic `name`; made with `asked` if it is not there.
     fn topic(&self, name: &str, kind: TopicKind, asked: &TopicSpec) -> Result<(Topic, Declared)> {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let made = self.registry.write().topic(self, name, kind, asked, &mut sinks);
         call_ready(sinks);
         made
@@ -191,6 +191,10 @@ impl Embedded {
     }
 
     fn subscribe_now(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>) -> Result<Arc<dyn Source>> {
+        if spec.kind == TopicKind::Task && spec.ordered != Ordered::No {
+            let text = "`ordered`: the embedded broker does not keep order by key among tasks that are out";
+            return Err(failure(Kind::Unsupported, text));
+        }
         let pattern = Pattern::parse(&spec.pattern)?;
         let first_timer = spec.lease.map(|lease| self.core.clock.now().plus(lease));
         let (id, source, answer): (u64, AnySource, Arc<dyn Source>) = match spec.kind {
@@ -205,13 +209,14 @@ impl Embedded {
                 (source.id, AnySource::Events(Arc::clone(&source)), source)
             }
         };
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         {
             let mut registry = self.registry.write();
             if registry.closed {
                 return Err(closed());
             }
-            if pattern.is_exact() {
+            // Reading makes nothing: a replay of a name that nobody used is empty.
+            if pattern.is_exact() && !spec.read_only {
                 registry.topic(self, pattern.as_str(), spec.kind, &TopicSpec::default(), &mut sinks)?;
             }
             for (name, topic) in &registry.topics {
@@ -358,7 +363,7 @@ impl Registry {
         name: &str,
         kind: TopicKind,
         asked: &TopicSpec,
-        sinks: &mut Vec<Arc<dyn Sink>>,
+        sinks: &mut Sinks,
     ) -> Result<(Topic, Declared)> {
         if self.closed {
             return Err(closed());
@@ -392,7 +397,7 @@ impl Registry {
 
 impl AnySource {
     /// Joins `topic` if it is of the kind subscribed to.
-    fn attach(&self, topic: &Topic, sinks: &mut Vec<Arc<dyn Sink>>) {
+    fn attach(&self, topic: &Topic, sinks: &mut Sinks) {
         match (self, topic) {
             (AnySource::Tasks(source), Topic::Tasks(queue)) => {
                 if source.attach(queue) {

@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::core::{call_ready, closed, failure, no_memory, Core, Life};
+use super::core::{call_ready, closed, failure, no_memory, Core, Life, Sinks};
 use super::memory::{OwnLine, Waiters};
 use super::queue_state::{Entry, Member, State};
 use super::settings::Settings;
 use super::task_source::TaskSource;
 use super::timer::Timed;
-use crate::broker::{Batch, Delivery, Description, Destination, Level as Safety, Sink, Taken, Wake};
+use crate::broker::{Batch, Delivery, Description, Destination, Level as Safety, Taken, Wake};
 use crate::clock::Moment;
 use crate::error::{Error, Kind};
 use crate::limits::PRIORITY_MAX;
@@ -76,7 +76,7 @@ impl Queue {
     }
 
     /// Removes a source; what it was told of goes to others.
-    pub fn leave(&self, id: u64, sinks: &mut Vec<Arc<dyn Sink>>) {
+    pub fn leave(&self, id: u64, sinks: &mut Sinks) {
         let mut state = self.state.lock();
         state.members.retain(|member| member.id != id);
         state.armed.retain(|armed| *armed != id);
@@ -85,7 +85,7 @@ impl Queue {
     }
 
     /// Tells others of messages that a source was told of but has no room for.
-    pub fn pass_on(&self, sinks: &mut Vec<Arc<dyn Sink>>) {
+    pub fn pass_on(&self, sinks: &mut Sinks) {
         if self.armed.load(Ordering::Relaxed) > 0 {
             let mut state = self.state.lock();
             let ready = state.ready;
@@ -140,7 +140,7 @@ impl Queue {
     }
 
     /// Puts messages back that were out: now, or at their time.
-    pub fn put_back(&self, entries: impl Iterator<Item = (Entry, Option<Moment>)>, sinks: &mut Vec<Arc<dyn Sink>>) {
+    pub fn put_back(&self, entries: impl Iterator<Item = (Entry, Option<Moment>)>, sinks: &mut Sinks) {
         let mut state = self.state.lock();
         let mut ready = 0;
         let mut first_due = Moment::NEVER;
@@ -416,7 +416,7 @@ impl Queue {
         } else {
             self.append_each(&mut state, batch, first_seq)
         };
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let added = state.ready.saturating_sub(ready);
         self.wake(&mut state, added, &mut sinks);
         drop(state);
@@ -426,7 +426,7 @@ impl Queue {
 
     /// Tells armed sources of `count` messages: one each, in turn.
     #[inline]
-    fn wake(&self, state: &mut State, mut count: usize, sinks: &mut Vec<Arc<dyn Sink>>) {
+    fn wake(&self, state: &mut State, mut count: usize, sinks: &mut Sinks) {
         while count > 0 {
             let Some(id) = state.armed.pop_front() else { return };
             self.armed.store(state.armed.len(), Ordering::Relaxed);
@@ -533,7 +533,7 @@ impl Destination for Queue {
 
 impl Timed for Queue {
     fn due(&self, now: Moment) {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut next = Moment::NEVER;
         {
             let mut state = self.state.lock();

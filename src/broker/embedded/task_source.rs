@@ -6,7 +6,7 @@
 use std::sync::{Arc, Weak};
 
 use super::bell::Bell;
-use super::core::{call_ready, failure, Core};
+use super::core::{call_ready, failure, Core, Sinks};
 use super::lease::Leases;
 use super::queue::Queue;
 use super::queue_state::Entry;
@@ -145,7 +145,7 @@ impl TaskSource {
     }
 
     /// Lets go of leases; what is not done goes back to its queue.
-    fn give_back(&self, inner: &mut Inner, entries: Vec<(u32, Entry, Option<Moment>)>, sinks: &mut Vec<Arc<dyn Sink>>) {
+    fn give_back(&self, inner: &mut Inner, entries: Vec<(u32, Entry, Option<Moment>)>, sinks: &mut Sinks) {
         let mut entries = entries.into_iter().peekable();
         while let Some((slot, entry, due)) = entries.next() {
             let Some(queue) = inner.queues.get(slot as usize) else { continue };
@@ -158,7 +158,7 @@ impl TaskSource {
     }
 
     /// Ends leases that `which` chooses as if handed over in vain; answers their tags.
-    fn revoke(&self, inner: &mut Inner, which: impl Fn(&Lease) -> bool, sinks: &mut Vec<Arc<dyn Sink>>) -> Vec<u64> {
+    fn revoke(&self, inner: &mut Inner, which: impl Fn(&Lease) -> bool, sinks: &mut Sinks) -> Vec<u64> {
         let mut tags = Vec::new();
         let mut entries = Vec::new();
         for (tag, lease) in inner.leases.remove_if(which) {
@@ -183,7 +183,7 @@ impl TaskSource {
 
 impl Source for TaskSource {
     fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         if inner.closed {
@@ -236,7 +236,7 @@ impl Source for TaskSource {
     }
 
     fn settle(&self, verdicts: &[(u64, Verdict)]) {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut wanted = Vec::new();
         let mut back = Vec::new();
         let mut guard = self.inner.lock();
@@ -310,7 +310,7 @@ impl Source for TaskSource {
     }
 
     fn close(&self) {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut inner = self.inner.lock();
         if inner.closed {
             return;
@@ -332,7 +332,7 @@ impl Source for TaskSource {
 
 impl Timed for TaskSource {
     fn due(&self, now: Moment) {
-        let mut sinks = Vec::new();
+        let mut sinks = Sinks::new();
         let mut inner = self.inner.lock();
         let tags = self.revoke(&mut inner, |lease| lease.until <= now, &mut sinks);
         let next = inner.leases.iter().map(|(_, lease)| lease.until).min();

@@ -36,7 +36,7 @@ fn subscribe() {
 
     for (json, path) in [
         ("{}", ""),
-        (r#"{"topic":""}"#, "topic"),
+        (r#"{"topic":""}"#, "HMQ_E_NAME"),
         (r#"{"topic":"a b"}"#, "HMQ_E_NAME"),
         (r#"{"topic":"t","group":""}"#, "group"),
         (r#"{"topic":"t","group":1}"#, "group"),
