@@ -18,7 +18,7 @@ LIB      = $(TARGET)/fast
 RELEASE  = $(TARGET)/release
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 ABI     := $(shell sed -n 's/^const ABI: u32 = \([0-9]*\);/\1/p' build.rs)
-FILES   ?= README.md ARCHITECTURE.md Cargo.toml build.rs src/lib.rs src/message.rs
+FILES   ?= README.md $(wildcard src/*.rs)
 
 .PHONY: run lib test test-embedded test-rust test-c test-sanitizers test-languages test-examples test-release \
         torture bench bench-quick lint audit headers release install test-infra-start test-infra-stop clean
@@ -27,11 +27,9 @@ lib:
 	cargo build --locked --profile fast --lib --target-dir $(TARGET)
 
 run: lib
-	@mkdir -p build
-	$(CC) -std=c11 -O1 -Wall -Iinclude examples-c/01_worker_pool.c -o build/worker_pool \
-	    -L$(LIB) -lhelixmq -Wl,-rpath,$(abspath $(LIB)) -pthread
+	@$(MAKE) --no-print-directory -s -C examples-c LIB=$(abspath $(LIB)) OUT=$(abspath build/examples)
 	@echo
-	@./build/worker_pool $(FILES)
+	@./build/examples/01_worker_pool $(FILES)
 
 test: setup test-embedded test-sanitizers test-languages test-release bench-quick
 	@echo "make test: all parts passed"

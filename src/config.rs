@@ -53,7 +53,7 @@ use forms::{words, As, Factor, Maybe, Ms, Num, Text, Word};
 /// One day: longer waits are mistakes in the unit.
 pub(crate) const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Ten years: retention and times to live.
-pub(crate) const DECADE_MS: u64 = 3650 * DAY_MS;
+pub(crate) const DECADE_MS: u64 = crate::limits::SPAN_MS_MAX as u64;
 /// More memory than this is a mistake in the unit.
 pub(crate) const TIB: u64 = 1 << 40;
 /// Largest message that may be allowed; a payload has to fit into one segment in memory.

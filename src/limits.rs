@@ -26,6 +26,8 @@ pub const JSON_BYTES_MAX: usize = 1024 * 1024;
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Priorities are `0..=PRIORITY_MAX`, the range of the original package.
 pub const PRIORITY_MAX: u8 = 10;
+/// Longest delay and time to live, in milliseconds: ten years; longer is a mistake of units.
+pub const SPAN_MS_MAX: i64 = 10 * 366 * 24 * 3600 * 1000;
 /// Priority of a task that names none.
 pub const PRIORITY_DEFAULT: u8 = 5;
 /// Unsettled deliveries of one subscription: what the slot field of a token can number.

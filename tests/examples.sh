@@ -47,4 +47,14 @@ for source in 0*.c; do
         failed=1
     fi
 done
+
+# The program in the README must be one.
+awk '/^```c$/ { on = 1; next } /^```$/ { on = 0 } on' ../README.md >"$out/readme.c"
+if cc -std=c11 -Wall -Wextra -Werror -I../include "$out/readme.c" -L"$lib" -lhelixmq -Wl,-rpath,"$out" -o "$out/readme" &&
+    timeout 60 "$out/readme" >/dev/null; then
+    echo "ok   README.md"
+else
+    echo "FAIL README.md: its program does not build and run"
+    failed=1
+fi
 exit $failed

@@ -23,7 +23,7 @@ use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
 use crate::limits::{
     FOREIGN_NAME_BYTES_MAX, ID_BYTES_MAX, KEY_BYTES_MAX, PARTITIONS_MAX, PREFETCH_MAX, PRIORITY_DEFAULT, PRIORITY_MAX,
-    TYPE_BYTES_MAX,
+    SPAN_MS_MAX, TYPE_BYTES_MAX,
 };
 use crate::message::{Record, TopicKind};
 use crate::runtime::{ready, Pending};
@@ -128,8 +128,9 @@ pub fn check_record(record: &Record<'_>, payload_bytes_max: usize) -> Result<()>
     if record.priority > PRIORITY_MAX {
         return Err(Error::new(Kind::Arg, format!("priority {} is above {PRIORITY_MAX}", record.priority)));
     }
-    if record.delay_ms < 0 || record.ttl_ms < 0 {
-        return Err(Error::new(Kind::Arg, "a delay and a TTL are not negative"));
+    let spans = 0..=SPAN_MS_MAX;
+    if !spans.contains(&record.delay_ms) || !spans.contains(&record.ttl_ms) {
+        return Err(Error::new(Kind::Arg, format!("a delay and a TTL are 0 to {SPAN_MS_MAX} milliseconds")));
     }
     Ok(())
 }
@@ -301,7 +302,7 @@ impl Rules {
             Enforced::Records { payload_bytes_max } => payload_bytes_max <= self.can.payload_bytes_max,
         };
         let priority = kind == TopicKind::Event || self.can.priority.is_there();
-        let delay = self.can.delay.is_there() && self.can.delay_ms_max == i64::MAX;
+        let delay = self.can.delay.is_there() && self.can.delay_ms_max >= SPAN_MS_MAX;
         within && priority && delay && self.can.ttl.is_there() && self.can.headers.is_there()
     }
 }

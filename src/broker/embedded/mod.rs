@@ -76,7 +76,7 @@ use super::{
 };
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
-use crate::limits::{FOREIGN_NAME_BYTES_MAX, TOPICS_MAX};
+use crate::limits::{FOREIGN_NAME_BYTES_MAX, SPAN_MS_MAX, TOPICS_MAX};
 use crate::message::TopicKind;
 use crate::pattern::Pattern;
 use crate::runtime::{ready, Pending};
@@ -271,7 +271,7 @@ impl Broker for Embedded {
             extend: Support::Native,
             payload_bytes_max: self.core.memory.max().min(i32::MAX as usize),
             name_bytes_max: FOREIGN_NAME_BYTES_MAX,
-            delay_ms_max: DELAY_MS_MAX,
+            delay_ms_max: SPAN_MS_MAX,
         }
     }
 
@@ -476,6 +476,3 @@ impl fmt::Debug for Embedded {
             .finish()
     }
 }
-
-/// Ten years: longer is a mistake of units.
-const DELAY_MS_MAX: i64 = 10 * 366 * 24 * 3600 * 1000;
