@@ -31,7 +31,7 @@ counters! {
     Retried "retried_total" "Deliveries given back for another attempt.";
     Rejected "rejected_total" "Deliveries rejected.";
     DeadLettered "dead_lettered_total" "Dead letters written.";
-    DroppedDead "dead_dropped_total" "Failed messages dropped because their subscription keeps no dead letters.";
+    DroppedDead "dead_dropped_total" "Failed messages dropped: their subscription keeps no dead letters, or retention had dropped the event.";
     NotSettled "not_settled_total" "Callback returns that were no verdict; handed over again.";
     HandlerPanics "handler_panics_total" "Panics caught in handlers.";
     Revoked "leases_ended_total" "Deliveries taken back because their lease ended.";
@@ -89,7 +89,7 @@ impl Metrics {
             }
             let _ = write!(out, "# HELP helixmq_{name} {help}\n# TYPE helixmq_{name} gauge\n");
             for gauge in own {
-                let escaped = gauge.label_value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                let escaped = escaped(&gauge.label_value);
                 let _ = writeln!(out, "helixmq_{name}{{{label}=\"{escaped}\"}} {}", gauge.value);
             }
         }
@@ -100,6 +100,11 @@ impl Metrics {
     fn slot(&self, index: usize) -> &AtomicU64 {
         &self.0[index / 5].0[index % 5]
     }
+}
+
+/// A label's value as Prometheus writes it.
+fn escaped(value: &str) -> String {
+    value.replace("\\", "\\\\").replace("\"", "\\\"").replace("\n", "\\n")
 }
 
 /// A number read at the time of the export.

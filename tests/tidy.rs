@@ -17,7 +17,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LONG_FILES: &[(&str, usize)] = &[];
 
 /// Functions above the limit: file, name, size.
-const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[("src/metrics.rs", "to_prometheus", 93)];
+const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[];
 
 /// Where `unsafe` may be written, and why.
 const UNSAFE: &[(&str, &str)] = &[

@@ -25,7 +25,7 @@ use crate::limits::{
     FOREIGN_NAME_BYTES_MAX, ID_BYTES_MAX, KEY_BYTES_MAX, PARTITIONS_MAX, PREFETCH_MAX, PRIORITY_DEFAULT, PRIORITY_MAX,
     SPAN_MS_MAX, TYPE_BYTES_MAX,
 };
-use crate::message::{Record, TopicKind};
+use crate::message::{Message, Record, TopicKind};
 use crate::runtime::{ready, Pending};
 
 /// What whoever publishes through a [`Checked`] broker has made sure of for every record.
@@ -350,6 +350,10 @@ impl Source for CheckedSource {
 
     fn settle(&self, verdicts: &[(u64, Verdict)]) {
         self.inner.settle(verdicts);
+    }
+
+    fn held(&self, tag: u64) -> Option<Message> {
+        self.inner.held(tag)
     }
 
     fn extend(&self, tag: u64, lease: Duration) -> Result<()> {

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::clock::{Alarm, AlarmId, Clock, Moment};
 use crate::error::{Error, Fate, Kind, Result};
-use crate::message::TopicKind;
+use crate::message::{Message, TopicKind};
 use crate::runtime::{ready, Pending};
 use crate::sync::Mutex;
 
@@ -422,6 +422,10 @@ impl Source for FaultySource {
             None | Some(Fault::Unknown) => self.inner.settle(verdicts),
             Some(_) => {}
         }
+    }
+
+    fn held(&self, tag: u64) -> Option<Message> {
+        self.inner.held(tag)
     }
 
     fn extend(&self, tag: u64, lease: Duration) -> Result<()> {

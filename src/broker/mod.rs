@@ -290,6 +290,10 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// lease has ended is ignored.
     fn settle(&self, verdicts: &[(u64, Verdict)]);
 
+    /// The message of a delivery that is out: a source keeps what it gave until it is settled.
+    /// `None` if the lease has ended, or if retention has dropped the event meanwhile.
+    fn held(&self, tag: u64) -> Option<Message>;
+
     /// Renews the lease of a delivery, counted from now. `Stale` if it has ended.
     fn extend(&self, tag: u64, lease: Duration) -> Result<(), Error>;
 

@@ -40,6 +40,21 @@ pub struct Incoming {
     pub offset: i64,
 }
 
+impl Incoming {
+    #[inline]
+    fn of(delivery: Delivery, token: Token) -> Self {
+        Self {
+            message: delivery.message,
+            token,
+            attempt: delivery.attempt,
+            redelivered: delivery.redelivered,
+            provisional: delivery.provisional,
+            partition: delivery.partition,
+            offset: delivery.offset,
+        }
+    }
+}
+
 /// What is settled after the locks are dropped.
 #[derive(Debug, Default)]
 pub(super) struct Deferred(Vec<Later>);
@@ -83,7 +98,6 @@ struct State {
     buffer: VecDeque<Incoming>,
     /// Reused by every refill.
     fetched: Vec<Delivery>,
-    tokens: Vec<Token>,
     flow: Flow,
     batch: usize,
     refilled: Moment,
@@ -118,7 +132,6 @@ impl Feed {
         let state = State {
             buffer: VecDeque::new(),
             fetched: Vec::new(),
-            tokens: Vec::new(),
             flow: Flow::More,
             batch: 1,
             refilled: Moment::default(),
@@ -167,8 +180,8 @@ impl Feed {
             if state.flow == Flow::End {
                 break Flow::End;
             }
-            self.refill(state, max - given, deferred);
-            if state.buffer.is_empty() && state.flow != Flow::More {
+            given += self.refill(state, room - ready, deferred, &mut give);
+            if given < max && state.buffer.is_empty() && state.flow != Flow::More {
                 break state.flow;
             }
         };
@@ -272,63 +285,68 @@ impl Feed {
         }
     }
 
-    fn refill(&self, state: &mut State, wanted: usize, deferred: &mut Deferred) {
+    /// Fetches, hands the first `room` deliveries on at once and buffers the rest; answers how many
+    /// were handed on.
+    fn refill(
+        &self,
+        state: &mut State,
+        room: usize,
+        deferred: &mut Deferred,
+        give: &mut impl FnMut(Incoming),
+    ) -> usize {
         let now = self.clock.now();
         let keeps_up = now.since(state.refilled) < KEEPS_UP;
         state.batch = if keeps_up { (state.batch * 2).min(self.batch_max) } else { 1 };
         state.refilled = now;
         let credit = state.credit.map_or(usize::MAX, |credit| usize::try_from(credit).unwrap_or(usize::MAX));
-        let wanted = wanted.max(state.batch).min(credit);
+        let wanted = room.max(state.batch).min(credit);
         state.flow = self.owner.source.fetch(wanted, &mut state.fetched);
-        self.sort_out(state, deferred);
-        if self.dry_run {
-            state.counts.counted += state.fetched.len() as u64;
-            state.fetched.clear();
+        let State { fetched, buffer, counts, .. } = state;
+        let mut ledger = self.ledger.as_ref().map(LedgerUse::entering);
+        let (mut given, mut redelivered) = (0, 0);
+        let mut skipped = Vec::new();
+        for delivery in fetched.drain(..) {
+            if self.filter.as_ref().is_some_and(|own| !passes(own, &delivery.message)) {
+                skipped.push((delivery.tag, Verdict::Ack));
+                continue;
+            }
+            let token = match &mut ledger {
+                Some(_) if self.owner.attempts.exhausted(delivery.attempt) => {
+                    let open = Open { tag: delivery.tag, attempt: delivery.attempt - 1 };
+                    deferred.0.push(Later::Bury(Arc::clone(&self.owner), open));
+                    continue;
+                }
+                Some(ledger) => ledger.enter(delivery.tag, delivery.attempt).unwrap_or_default(),
+                None if self.dry_run => {
+                    counts.counted += 1;
+                    continue;
+                }
+                None => 0,
+            };
+            redelivered += u64::from(delivery.redelivered);
+            let incoming = Incoming::of(delivery, token);
+            if given < room {
+                give(incoming);
+                given += 1;
+            } else {
+                buffer.push_back(incoming);
+            }
         }
-        let redelivered = state.fetched.iter().filter(|delivery| delivery.redelivered).count() as u64;
+        drop(ledger);
+        if let Some(credit) = &mut state.credit {
+            *credit -= given as u64;
+        }
         if redelivered > 0 {
             self.metrics.add(Counter::Redelivered, redelivered);
         }
-        state.tokens.clear();
-        match &self.ledger {
-            Some(ledger) => ledger.enter(&state.fetched, &mut state.tokens),
-            None => state.tokens.resize(state.fetched.len(), 0),
-        }
-        let entered = state.fetched.drain(..).zip(&state.tokens);
-        state.buffer.extend(entered.map(|(delivery, token)| Incoming {
-            message: delivery.message,
-            token: *token,
-            attempt: delivery.attempt,
-            redelivered: delivery.redelivered,
-            provisional: delivery.provisional,
-            partition: delivery.partition,
-            offset: delivery.offset,
-        }));
-    }
-
-    /// Takes out what the filter does not want and what is beyond its last attempt.
-    fn sort_out(&self, state: &mut State, deferred: &mut Deferred) {
-        let spent = |delivery: &Delivery| self.ledger.is_some() && self.owner.attempts.exhausted(delivery.attempt);
-        let unwanted = |delivery: &Delivery| self.filter.as_ref().is_some_and(|own| !passes(own, &delivery.message));
-        if !state.fetched.iter().any(|delivery| spent(delivery) || unwanted(delivery)) {
-            return;
-        }
-        let mut skipped = Vec::new();
-        for delivery in std::mem::take(&mut state.fetched) {
-            if unwanted(&delivery) {
-                skipped.push((delivery.tag, Verdict::Ack));
-            } else if spent(&delivery) {
-                let open = Open { tag: delivery.tag, attempt: delivery.attempt - 1, message: Some(delivery.message) };
-                deferred.0.push(Later::Bury(Arc::clone(&self.owner), open));
-            } else {
-                state.fetched.push(delivery);
+        if !skipped.is_empty() {
+            state.counts.filtered += skipped.len() as u64;
+            self.metrics.add(Counter::Filtered, skipped.len() as u64);
+            if self.ledger.is_some() {
+                deferred.0.push(Later::Settle(Arc::clone(&self.owner.source), skipped));
             }
         }
-        state.counts.filtered += skipped.len() as u64;
-        self.metrics.add(Counter::Filtered, skipped.len() as u64);
-        if self.ledger.is_some() && !skipped.is_empty() {
-            deferred.0.push(Later::Settle(Arc::clone(&self.owner.source), skipped));
-        }
+        given
     }
 }
 

@@ -117,10 +117,8 @@ impl Attempts {
         let Some(hub) = self.hub.upgrade() else {
             return source.settle(&[(open.tag, Verdict::Return)]);
         };
-        let Some(message) = open.message else {
-            return source.settle(&[(open.tag, Verdict::Ack)]);
-        };
-        let Some(topic) = &self.dead_letter else {
+        // An event that retention has dropped while it was out leaves nothing to keep.
+        let (Some(topic), Some(message)) = (&self.dead_letter, source.held(open.tag)) else {
             hub.metrics.add(Counter::DroppedDead, 1);
             return source.settle(&[(open.tag, Verdict::Ack)]);
         };

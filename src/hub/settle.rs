@@ -22,11 +22,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::retry::Attempts;
-use crate::broker::{Delivery, Source, Verdict};
+use crate::broker::{Source, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{PREFETCH_MAX, SUBSCRIPTIONS_MAX};
-use crate::message::{clone_all, release_all, Message};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Names one delivery, process-wide.
 pub type Token = u64;
@@ -68,7 +67,7 @@ pub fn settle(token: Token, decision: Decision<'_>) -> Result<()> {
     owner.count_settled(decision, 1);
     match decision {
         Decision::Ack => owner.source.settle(&[(open.tag, Verdict::Ack)]),
-        _ => owner.decide(open, decision),
+        _ => owner.attempts.decide(&owner.source, open, decision),
     }
     Ok(())
 }
@@ -80,7 +79,7 @@ pub fn settle_many<'a>(
     get: impl Fn(usize) -> (Token, Decision<'a>),
     mut put: impl FnMut(usize, Result<()>),
 ) {
-    let mut scratch = SCRATCH.take();
+    let mut verdicts = VERDICTS.take();
     let mut from = 0;
     while from < count {
         let (token, decision) = get(from);
@@ -94,24 +93,18 @@ pub fn settle_many<'a>(
             (0, _) => put(from, settle(token, decision)),
             (_, Ok(ledger)) => {
                 let tokens = (from..from + run).map(|index| (index, get(index).0));
-                ledger.ack_run(tokens, &mut put, &mut scratch);
+                ledger.ack_run(tokens, &mut put, &mut verdicts);
             }
             (_, Err(error)) => (from..from + run).for_each(|index| put(index, Err(error.clone()))),
         }
         from += run.max(1);
     }
-    SCRATCH.set(scratch);
-}
-
-/// Memory that the runs of one thread use again and again.
-#[derive(Default)]
-struct Scratch {
-    verdicts: Vec<(u64, Verdict)>,
-    messages: Vec<Message>,
+    VERDICTS.set(verdicts);
 }
 
 thread_local! {
-    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { verdicts: Vec::new(), messages: Vec::new() }) };
+    /// Memory that the runs of one thread use again and again.
+    static VERDICTS: Cell<Vec<(u64, Verdict)>> = const { Cell::new(Vec::new()) };
 }
 
 /// Renews the lease of a delivery, counted from now.
@@ -134,24 +127,18 @@ pub struct Owner {
 }
 
 impl Owner {
-    fn decide(&self, open: Open, decision: Decision<'_>) {
-        self.attempts.decide(&self.source, open, decision);
-    }
-
     fn count_settled(&self, decision: Decision<'_>, count: u64) {
         self.attempts.count_settled(decision, count);
     }
 }
 
 /// A delivery that is out.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Open {
     /// The source's name for it.
     pub tag: u64,
     /// Attempts, this one included.
     pub attempt: u32,
-    /// Kept for retry and dead letter.
-    pub message: Option<Message>,
 }
 
 /// The open deliveries of one subscription. Lives for ever and serves one subscription after another.
@@ -181,25 +168,20 @@ impl Ledger {
         &self,
         run: impl Iterator<Item = (usize, Token)>,
         put: &mut impl FnMut(usize, Result<()>),
-        scratch: &mut Scratch,
+        verdicts: &mut Vec<(u64, Verdict)>,
     ) {
         let owner = {
             let mut state = self.state.lock();
             for (index, token) in run {
-                let taken = state.take(token).map(|open| {
-                    scratch.verdicts.push((open.tag, Verdict::Ack));
-                    scratch.messages.extend(open.message);
-                });
-                put(index, taken);
+                put(index, state.take(token).map(|open| verdicts.push((open.tag, Verdict::Ack))));
             }
             state.owner.clone()
         };
-        if let (Some(owner), false) = (owner, scratch.verdicts.is_empty()) {
-            owner.count_settled(Decision::Ack, scratch.verdicts.len() as u64);
-            owner.source.settle(&scratch.verdicts);
+        if let (Some(owner), false) = (owner, verdicts.is_empty()) {
+            owner.count_settled(Decision::Ack, verdicts.len() as u64);
+            owner.source.settle(verdicts);
         }
-        scratch.verdicts.clear();
-        release_all(&mut scratch.messages);
+        verdicts.clear();
     }
 
     fn take(&self, token: Token) -> Result<(Open, Arc<Owner>)> {
@@ -285,26 +267,10 @@ impl LedgerUse {
         self.ledger.state.lock().owner = Some(owner);
     }
 
-    /// Enters `deliveries` and answers their tokens in order.
-    pub fn enter(&self, deliveries: &[Delivery], tokens: &mut Vec<Token>) {
-        let mut state = self.ledger.state.lock();
-        let state = &mut *state;
+    /// Locks the ledger to enter deliveries.
+    pub fn entering(&self) -> Entering {
         let subscription = (self.index as u64) << (SLOT_BITS + GENERATION_BITS);
-        let mut next = deliveries.iter();
-        clone_all(
-            deliveries,
-            |delivery| &delivery.message,
-            |message| {
-                let Some(delivery) = next.next() else { return };
-                if state.free.is_empty() {
-                    state.grow();
-                }
-                let Some(index) = state.free.pop_front() else { return };
-                let slot = &mut state.slots[index as usize];
-                slot.open = Some(Open { tag: delivery.tag, attempt: delivery.attempt, message: Some(message) });
-                tokens.push(subscription | u64::from(index) << GENERATION_BITS | slot.generation);
-            },
-        );
+        Entering { state: self.ledger.state.lock(), subscription }
     }
 
     /// Takes back a delivery that was entered and is not to be handed over.
@@ -330,15 +296,13 @@ impl LedgerUse {
 
     /// Ends all leases: their subscription is closed.
     pub fn end_all(&self) {
-        let mut messages = Vec::new();
         let owner = {
             let mut state = self.ledger.state.lock();
             for index in 0..state.slots.len() {
-                messages.extend(state.end(index, true).and_then(|open| open.message));
+                state.end(index, true);
             }
             state.owner.take()
         };
-        release_all(&mut messages);
         drop(owner);
     }
 
@@ -346,6 +310,27 @@ impl LedgerUse {
     pub fn open_count(&self) -> usize {
         let state = self.ledger.state.lock();
         state.slots.len() - state.free.len()
+    }
+}
+
+/// A ledger, locked to enter deliveries.
+pub struct Entering {
+    state: MutexGuard<'static, State>,
+    subscription: u64,
+}
+
+impl Entering {
+    /// Enters a delivery and answers its token; `None` beyond the largest prefetch.
+    #[inline]
+    pub fn enter(&mut self, tag: u64, attempt: u32) -> Option<Token> {
+        let state = &mut *self.state;
+        if state.free.is_empty() {
+            state.grow();
+        }
+        let index = state.free.pop_front()?;
+        let slot = state.slots.get_mut(index as usize)?;
+        slot.open = Some(Open { tag, attempt });
+        Some(self.subscription | u64::from(index) << GENERATION_BITS | slot.generation)
     }
 }
 

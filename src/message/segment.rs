@@ -197,18 +197,37 @@ impl Writer {
     /// behind the last. One step of the segment's count serves them all.
     #[inline]
     pub fn messages<T>(&self, place: u32, count: usize, out: &mut Vec<T>, mut wrap: impl FnMut(Message) -> T) -> u32 {
+        self.hold(place, count, 1, |at| out.push(wrap(Message { segment: self.segment, place: at })))
+    }
+
+    /// As [`Writer::messages`], with two holds of each message.
+    #[inline]
+    pub fn messages_twice<T>(
+        &self,
+        place: u32,
+        count: usize,
+        out: &mut Vec<T>,
+        mut wrap: impl FnMut(Message, Message) -> T,
+    ) -> u32 {
+        let hold = |at| Message { segment: self.segment, place: at };
+        self.hold(place, count, 2, |at| out.push(wrap(hold(at), hold(at))))
+    }
+
+    /// Walks over `count` records from `place` on; `each` takes over `holds` uses for each.
+    #[inline]
+    fn hold(&self, place: u32, count: usize, holds: usize, mut each: impl FnMut(u32)) -> u32 {
         let mut at = place;
-        self.segment().users.fetch_add(count, Ordering::Relaxed);
+        self.segment().users.fetch_add(count * holds, Ordering::Relaxed);
         let mut made = 0;
         while made < count {
             let Some(size) = self.size_at(at) else { break };
-            out.push(wrap(Message { segment: self.segment, place: at }));
+            each(at);
             at += size;
             made += 1;
         }
         if made < count {
             // SAFETY: these uses were added above and belong to no message; the writer's own remains.
-            unsafe { Segment::release(self.segment, count - made) };
+            unsafe { Segment::release(self.segment, (count - made) * holds) };
         }
         at
     }

@@ -22,7 +22,7 @@ pub(super) struct Subscriber {
 struct State {
     waiting: VecDeque<Delivery>,
     /// The program's tokens of deliveries that wait or are out, by our tags.
-    tokens: HashMap<u64, u64>,
+    tokens: HashMap<u64, (u64, Message)>,
     tags_ever: u64,
     /// The last fetch found nothing, so the next delivery rings.
     idle: bool,
@@ -69,7 +69,7 @@ impl Subscriber {
             .ok_or_else(|| Error::new(Kind::Resources, "no memory for a delivery"))?;
         state.tags_ever += 1;
         let tag = state.tags_ever;
-        state.tokens.insert(tag, their_token);
+        state.tokens.insert(tag, (their_token, message.clone()));
         let attempt = attempt.max(1);
         state.waiting.push_back(Delivery {
             message,
@@ -117,12 +117,16 @@ impl Source for CustomSource {
     fn settle(&self, verdicts: &[(u64, Verdict)]) {
         for (tag, verdict) in verdicts {
             let their_token = self.subscriber.state.lock().tokens.remove(tag);
-            if let Some(their_token) = their_token {
+            if let Some((their_token, _)) = their_token {
                 // A panic has been told to the hub as a loss.
                 let id = self.subscriber.id;
                 drop(self.shared.operate("custom settle", |ops| ops.settle(id, their_token, *verdict)));
             }
         }
+    }
+
+    fn held(&self, tag: u64) -> Option<Message> {
+        self.subscriber.state.lock().tokens.get(&tag).map(|(_, message)| message.clone())
     }
 
     fn extend(&self, _tag: u64, _lease: Duration) -> Result<()> {

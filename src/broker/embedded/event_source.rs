@@ -19,6 +19,7 @@ use super::timer::Timed;
 use crate::broker::{Delivery, Flow, Ordered, Sink, Source, Start, Stop, SubscribeSpec, Verdict};
 use crate::clock::Moment;
 use crate::error::{Error, Kind};
+use crate::message::Message;
 use crate::sync::Mutex;
 
 /// Acks gathered before the log is told.
@@ -279,6 +280,16 @@ impl Source for EventSource {
         if fed {
             self.bell.sink().ready();
         }
+    }
+
+    fn held(&self, tag: u64) -> Option<Message> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let Lease { slot, handed, .. } = inner.leases.find(tag)?;
+        let state = inner.members.get(*slot as usize)?.log.lock();
+        let partition = state.partitions.get(handed.partition as usize)?;
+        let is_kept = handed.offset >= partition.first();
+        is_kept.then(|| partition.chain.peek(&mut partition.chain.at(handed.offset)))?
     }
 
     fn extend(&self, tag: u64, lease: Duration) -> Result<(), Error> {

@@ -88,6 +88,27 @@ impl Chain {
         true
     }
 
+    /// Reads up to `max` messages from `cursor` on into `out`, each with a second hold of it, and
+    /// moves the cursor; answers how many.
+    #[inline]
+    pub fn read_twice<T>(
+        &self,
+        cursor: &mut Cursor,
+        max: usize,
+        out: &mut Vec<T>,
+        mut wrap: impl FnMut(Message, Message) -> T,
+    ) -> usize {
+        let mut left = max;
+        while left > 0 {
+            let Some(piece) = self.piece_of(cursor) else { break };
+            let count = left.min((piece.end() - cursor.offset) as usize);
+            cursor.place = piece.writer.messages_twice(cursor.place, count, out, &mut wrap);
+            cursor.offset += count as u64;
+            left -= count;
+        }
+        max - left
+    }
+
     /// Reads up to `max` messages from `cursor` on into `out` and moves the cursor; answers how many.
     #[inline]
     pub fn read<T>(
@@ -213,10 +234,11 @@ impl Lane {
         self.chain.append(core, topic, record, stamp)
     }
 
-    /// Takes up to `max` messages; answers how many.
+    /// Takes up to `max` messages, each held twice: for who gets it, and for its lease; answers how
+    /// many.
     #[inline]
-    pub fn take<T>(&mut self, max: usize, out: &mut Vec<T>, wrap: impl FnMut(Message) -> T) -> usize {
-        let count = self.chain.read(&mut self.cursor, max, out, wrap);
+    pub fn take<T>(&mut self, max: usize, out: &mut Vec<T>, wrap: impl FnMut(Message, Message) -> T) -> usize {
+        let count = self.chain.read_twice(&mut self.cursor, max, out, wrap);
         self.chain.trim(self.cursor.offset);
         self.expires &= self.len() > 0;
         count

@@ -93,14 +93,15 @@ impl Queue {
         }
     }
 
-    /// Takes up to `want` messages for the source `id`, each made into a delivery by `give`; with
+    /// Takes up to `want` messages for the source `id`, each made into a delivery by `give`, which gets
+    /// a second hold of it for the lease; with
     /// none there, arms the source. Answers how many.
     pub fn take(
         &self,
         id: u64,
         want: usize,
         out: &mut Vec<Delivery>,
-        mut give: impl FnMut(Message, u32, bool) -> Delivery,
+        mut give: impl FnMut(Message, Message, u32, bool) -> Delivery,
     ) -> usize {
         let mut state = self.state.lock();
         let share = state.ready.div_ceil(state.members.len().max(1)).max(1);
@@ -111,7 +112,7 @@ impl Queue {
             let Some(top) = state.top() else { break };
             let Some(level) = state.levels.get_mut(top) else { break };
             if level.back.is_empty() && !level.fresh.expires {
-                let count = level.fresh.take(want - taken, out, |message| give(message, 0, false));
+                let count = level.fresh.take(want - taken, out, |message, kept| give(message, kept, 0, false));
                 taken += count;
                 state.ready -= count;
                 state.refill(top);
@@ -125,7 +126,7 @@ impl Queue {
                 self.expire(&mut state, &entry.message);
                 continue;
             }
-            out.push(give(entry.message, entry.tries, entry.handed));
+            out.push(give(entry.message.clone(), entry.message, entry.tries, entry.handed));
             taken += 1;
         }
         if taken == 0 {

@@ -14,7 +14,7 @@ use super::timer::Timed;
 use crate::broker::{Delivery, Flow, Sink, Source, Start, SubscribeSpec, Verdict};
 use crate::clock::Moment;
 use crate::error::{Error, Kind};
-use crate::message::{clone_all, release_all, Message};
+use crate::message::{release_all, Message};
 use crate::sync::Mutex;
 
 /// A subscription to one task queue, or to all that match a pattern.
@@ -46,8 +46,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct Lease {
-    /// Always there but for a moment within `fetch`.
-    message: Option<Message>,
+    message: Message,
     bytes: u32,
     queue: u32,
     tries: u32,
@@ -120,8 +119,9 @@ impl TaskSource {
         while want > 0 {
             let Some(&slot) = hot.get(index) else { break };
             let Some(queue) = queues.get(slot as usize) else { break };
-            let taken = queue.take(self.id, want, out, |message, tries, handed| {
-                let lease = Lease { message: None, bytes: message.size() as u32, queue: slot, tries, handed, until };
+            let taken = queue.take(self.id, want, out, |message, kept, tries, handed| {
+                let bytes = message.size() as u32;
+                let lease = Lease { message: kept, bytes, queue: slot, tries, handed, until };
                 Delivery {
                     attempt: 1 + u32::from(message.attempts()) + tries,
                     message,
@@ -163,9 +163,8 @@ impl TaskSource {
         let mut entries = Vec::new();
         for (tag, lease) in inner.leases.remove_if(which) {
             tags.push(tag);
-            if let Some(message) = lease.message {
-                entries.push((lease.queue, Entry { message, tries: lease.tries + 1, handed: true }, None));
-            }
+            let entry = Entry { message: lease.message, tries: lease.tries + 1, handed: true };
+            entries.push((lease.queue, entry, None));
         }
         self.give_back(inner, entries, sinks);
         tags
@@ -218,17 +217,6 @@ impl Source for TaskSource {
                 return Flow::Idle;
             }
         }
-        let new = out.get(before..).unwrap_or_default();
-        let mut tags = new.iter().map(|delivery| delivery.tag);
-        clone_all(
-            new,
-            |delivery| &delivery.message,
-            |copy| {
-                if let Some(lease) = tags.next().and_then(|tag| inner.leases.find(tag)) {
-                    lease.message = Some(copy);
-                }
-            },
-        );
         if let Some(lease) = self.lease.filter(|_| !inner.timer_set) {
             inner.timer_set = self.start_timer(self.core.clock.now().plus(lease)).is_ok();
         }
@@ -253,7 +241,7 @@ impl Source for TaskSource {
         };
         for &(tag, verdict) in verdicts {
             let Some(lease) = inner.leases.remove(tag) else { continue };
-            let Some(message) = lease.message else { continue };
+            let message = lease.message;
             let (tries, handed, due) = match verdict {
                 Verdict::Ack => {
                     if run.0 != lease.queue {
@@ -286,6 +274,10 @@ impl Source for TaskSource {
         if fed {
             self.bell.sink().ready();
         }
+    }
+
+    fn held(&self, tag: u64) -> Option<Message> {
+        self.inner.lock().leases.find(tag).map(|lease| lease.message.clone())
     }
 
     fn extend(&self, tag: u64, lease: std::time::Duration) -> Result<(), Error> {

@@ -20,7 +20,7 @@ use helixmq::config::options::{
 use helixmq::config::Config;
 use helixmq::error::{Error, Fate, Kind, Result};
 use helixmq::hub::{Decision, Event, Hub, Inbox, Incoming, Polled, Publisher, Subscription};
-use helixmq::message::TopicKind;
+use helixmq::message::{Message, TopicKind};
 use helixmq::runtime::{ready, Pending};
 use helixmq::sync::Mutex;
 use serde_json::{json, Value};
@@ -313,6 +313,10 @@ impl Source for FromHub {
             Err(error) if matches!(error.kind(), Kind::Stale | Kind::Closed) => {}
             Err(error) => panic!("a delivery that is out cannot be settled: {error}"),
         });
+    }
+
+    fn held(&self, _tag: u64) -> Option<Message> {
+        None
     }
 
     fn extend(&self, tag: u64, lease: Duration) -> Result<()> {
