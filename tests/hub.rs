@@ -70,7 +70,7 @@ fn a_task_is_handled_once_and_acknowledged() {
     });
     let sub = hub.subscribe(SubscribeOptions::from_json(r#"{"topic":"tasks.a"}"#).unwrap(), handle, WAIT).unwrap();
     let receipt = hub.publish("tasks.a", None, &Record::new(b"one"), None, NOW).unwrap();
-    assert_eq!(receipt.id.as_str().len(), 32);
+    assert_eq!(receipt.id.text().as_str().len(), 32);
     assert_eq!(received.recv_timeout(Duration::from_secs(10)).unwrap(), b"one");
     sub.close(WAIT).unwrap();
     hub.close(WAIT).unwrap();

@@ -133,7 +133,7 @@ fn parts_of<'a>(event: &'a Event, made: &'a mut Made) -> Parts<'a> {
             }
         }
         Event::Published { tag, op, result: Ok(receipt) } => {
-            made.id = Some(receipt.id);
+            made.id = Some(receipt.id.text());
             Parts {
                 kind: EV_PUBLISHED,
                 flags: if receipt.spooled { RECEIPT_SPOOLED } else { 0 },

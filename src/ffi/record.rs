@@ -464,7 +464,7 @@ pub(super) unsafe fn filled<'a, T: Copy>(out: *mut T, count: usize, value: T) ->
 /// A receipt as the header has it.
 pub(super) fn receipt_of(taken: &Receipt) -> hmq_receipt {
     let mut id = [0; 64];
-    for (place, byte) in id.iter_mut().zip(taken.id.as_str().bytes()) {
+    for (place, byte) in id.iter_mut().zip(taken.id.text().as_str().bytes()) {
         *place = byte as c_char;
     }
     hmq_receipt {

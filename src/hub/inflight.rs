@@ -4,11 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use super::publish::Receipt;
+use super::publish::{Receipt, ReceiptId};
 use super::subscribe::as_callback;
 use crate::broker::{BackendKind, Level, Outcome, Ticket};
 use crate::error::{Error, Fate, Kind, Result};
-use crate::message::MessageId;
 use crate::sync::{Bell, Deadline, Mutex};
 
 /// Called once with the outcome of a publish.
@@ -26,7 +25,7 @@ struct Entry {
     op: u64,
     backend: BackendKind,
     /// Known once the hand-over has returned; the outcome may be there before it.
-    id: Option<MessageId>,
+    id: Option<ReceiptId>,
     outcome: Option<Outcome>,
     done: Done,
 }
@@ -49,7 +48,7 @@ impl Inflight {
     }
 
     /// The hand-over has returned; `level` if it was confirmed by then.
-    pub(super) fn handed_over(&self, ticket: Ticket, id: MessageId, level: Option<Level>) {
+    pub(super) fn handed_over(&self, ticket: Ticket, id: ReceiptId, level: Option<Level>) {
         let mut entries = self.entries.lock();
         let Some(entry) = entries.get_mut(&ticket.0) else { return };
         entry.id = Some(id);
@@ -138,7 +137,7 @@ impl Inflight {
 
     fn tell(&self, entry: Option<Entry>) {
         if let Some(Entry { backend, id, outcome: Some(outcome), done, .. }) = entry {
-            let id = id.unwrap_or_else(|| MessageId::given(""));
+            let id = id.unwrap_or(ReceiptId::Made(0, 0));
             done(outcome.into_result().map(|level| Receipt { level, backend, id, spooled: false }));
         }
         self.changed.ring();

@@ -54,7 +54,7 @@ pub use feed::Incoming;
 pub use health::MetricsFormat;
 pub use inbox::{Event, Inbox, InboxWaker, Polled};
 pub use process::{set_log, shutdown, LogLevel, TextHandler};
-pub use publish::{check_header, Publisher, PublisherDefaults, Receipt};
+pub use publish::{check_header, Publisher, PublisherDefaults, Receipt, ReceiptId};
 pub use settle::{extend, settle, settle_many, Decision, Token};
 pub use subscribe::{Handler, HandlerVerdict, Subscription};
 

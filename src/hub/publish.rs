@@ -31,9 +31,35 @@ pub struct Receipt {
     /// Who has it.
     pub backend: BackendKind,
     /// Its id.
-    pub id: MessageId,
+    pub id: ReceiptId,
     /// It waits in the spool for its backend to come back.
     pub spooled: bool,
+}
+
+/// The id of a message that was taken. Most callers never look, so its text is made when asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiptId {
+    /// Made here, from the hub's prefix and the message's number.
+    Made(u64, u64),
+    /// Brought by the record.
+    Given(MessageId),
+}
+
+impl ReceiptId {
+    fn of(record: &Record<'_>, outlet: &Outlet, seq: u64) -> Self {
+        match record.id {
+            "" => ReceiptId::Made(outlet.backend.id_prefix, seq),
+            given => ReceiptId::Given(MessageId::given(given)),
+        }
+    }
+
+    /// The text.
+    pub fn text(&self) -> MessageId {
+        match self {
+            ReceiptId::Made(prefix, seq) => MessageId::made(*prefix, *seq),
+            ReceiptId::Given(id) => *id,
+        }
+    }
 }
 
 /// Where the messages of one topic go.
@@ -228,11 +254,6 @@ impl Shared {
         timeout: Timeout,
     ) -> Result<Receipt> {
         self.check_publish(outlet, record, require)?;
-        let id = |seq| match record.id {
-            "" => MessageId::made(outlet.backend.id_prefix, seq),
-            given => MessageId::given(given),
-        };
-        let receipt = |level, seq| Receipt { level, backend: outlet.backend.kind, id: id(seq), spooled: false };
         if outlet.backend.kind != BackendKind::Embedded {
             return self.send_and_wait(outlet, record, require, timeout);
         }
@@ -240,7 +261,8 @@ impl Shared {
         match (handed.level, handed.stopped) {
             (Some(level), None) => {
                 self.count_published(1, record.payload.len());
-                Ok(receipt(level, handed.first_seq))
+                let id = ReceiptId::of(record, outlet, handed.first_seq);
+                Ok(Receipt { level, backend: outlet.backend.kind, id, spooled: false })
             }
             (_, stopped) => Err(self.count_failed(stopped)),
         }
@@ -296,11 +318,7 @@ impl Shared {
         match (handed.count, handed.stopped) {
             (1, _) => {
                 self.count_published(1, record.payload.len());
-                let id = if record.id.is_empty() {
-                    MessageId::made(outlet.backend.id_prefix, handed.first_seq)
-                } else {
-                    MessageId::given(record.id)
-                };
+                let id = ReceiptId::of(record, outlet, handed.first_seq);
                 self.inflight.handed_over(ticket, id, handed.level);
                 Ok(())
             }
