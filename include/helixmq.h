@@ -23,7 +23,8 @@
  *   Texts come out with a length and a NUL behind them. Borrowed ones live as long as their
  *   object; owned ones are freed by hmq_free, never by free(). Messages are counted and outlive
  *   their subscription and hub; what they point to is valid until the last hmq_msg_free.
- *   A struct carries its size in its first field: start from HMQ_..._INIT.
+ *   A struct carries its size in its first field: start from HMQ_..._INIT, each element of an array
+ *   too. Options that are NULL are the defaults.
  *
  * Callbacks
  *   A callback is a function, a user_data and a drop function. drop is called exactly once, after
@@ -31,7 +32,9 @@
  *   library with no lock held, and may call everything here; a call that would wait for its own
  *   callback answers HMQ_E_REENTRANT. A callback must not unwind nor longjmp: the process would
  *   abort. In C++ use helixmq.hpp. A message is borrowed in its callback: hmq_msg_retain keeps it.
- *   A verdict that is none of the constants settles nothing and is logged.
+ *   A verdict that is none of the constants counts as not settled: it is logged and counted, and
+ *   the message is handed over again by the subscription's policy. To give a reason, a callback
+ *   calls hmq_settle and answers HMQ_LATER.
  *
  * Threads and fork
  *   Every function may be called from any thread. "Blocks" says which can wait; timeout_ms is -1
@@ -1408,8 +1411,8 @@ hmq_status hmq_subscribe_inbox(struct hmq_hub *hub,
  * answer settles nothing.
  *
  * - `hub`: in, borrow.
- * - `options`: in, borrow: JSON object: topic (or a pattern), from, to, filter, dry_run,
- *   rate_per_second, follow.
+ * - `options`: in, borrow: JSON object: topic (a name or a pattern), from, to, filter, dry_run, follow
+ *   (docs/events.md).
  * - `options_len`: in: its length, or HMQ_NTS.
  * - `handler`: in: called for each message.
  * - `user_data`: in, may be NULL: handed to both functions.
@@ -1418,7 +1421,9 @@ hmq_status hmq_subscribe_inbox(struct hmq_hub *hub,
  * - `out`: out, own: hmq_sub_wait waits for its end; free with hmq_sub_free.
  * - `err`: out, own, may be NULL.
  *
- * Codes: as hmq_subscribe; HMQ_E_NOT_FOUND, HMQ_E_BACKEND_DOWN.
+ * A topic that nobody has published to is empty, not an error.
+ *
+ * Codes: as hmq_subscribe; HMQ_E_BACKEND_DOWN.
  * Threads: any.
  * Blocks: up to `timeout_ms`.
  * Callback: allowed.
@@ -1928,7 +1933,8 @@ void hmq_msg_free(struct hmq_msg *msg);
  * - `err`: out, own, may be NULL.
  *
  * Codes: HMQ_OK; HMQ_E_STALE if its lease has ended; HMQ_E_SETTLED if it was settled before;
- * HMQ_E_ARG, HMQ_E_UTF8, HMQ_E_TOO_LARGE, HMQ_E_CLOSED.
+ * HMQ_E_CLOSED if its subscription is closed; HMQ_E_ARG for token 0, which a replay hands out;
+ * HMQ_E_UTF8, HMQ_E_TOO_LARGE.
  * Threads: any.
  * Blocks: no.
  * Callback: allowed.

@@ -240,12 +240,21 @@ impl Default for KafkaConfig {
     }
 }
 
+/// Options of librdkafka that a document must never set, whoever wrote it.
+const FORBIDDEN: [&str; 5] =
+    ["plugin.library.paths", "ssl.engine.location", "ssl.providers", "sasl.kerberos.kinit.cmd", "interceptors"];
+
 /// Options of a client library: names with texts, numbers or booleans.
 struct Properties;
 
 impl Properties {
     fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
         let all: BTreeMap<String, Property> = BTreeMap::deserialize(deserializer)?;
+        let forbidden = |name: &&String| FORBIDDEN.contains(&name.trim().to_ascii_lowercase().as_str());
+        if let Some(name) = all.keys().find(forbidden) {
+            let text = format!("`{name}` is forbidden: it loads code into the process or runs a program");
+            return Err(serde::de::Error::custom(text));
+        }
         Ok(all.into_iter().map(|(name, property)| (name, property.0)).collect())
     }
 

@@ -20,7 +20,8 @@ use crate::limits;
 /// - `err`: out, own, may be NULL.
 ///
 /// Codes: HMQ_OK; HMQ_E_STALE if its lease has ended; HMQ_E_SETTLED if it was settled before;
-/// HMQ_E_ARG, HMQ_E_UTF8, HMQ_E_TOO_LARGE, HMQ_E_CLOSED.
+/// HMQ_E_CLOSED if its subscription is closed; HMQ_E_ARG for token 0, which a replay hands out;
+/// HMQ_E_UTF8, HMQ_E_TOO_LARGE.
 /// Threads: any.
 /// Blocks: no.
 /// Callback: allowed.

@@ -99,8 +99,8 @@ pub unsafe extern "C" fn hmq_subscribe_inbox(
 /// answer settles nothing.
 ///
 /// - `hub`: in, borrow.
-/// - `options`: in, borrow: JSON object: topic (or a pattern), from, to, filter, dry_run,
-///   rate_per_second, follow.
+/// - `options`: in, borrow: JSON object: topic (a name or a pattern), from, to, filter, dry_run, follow
+///   (docs/events.md).
 /// - `options_len`: in: its length, or HMQ_NTS.
 /// - `handler`: in: called for each message.
 /// - `user_data`: in, may be NULL: handed to both functions.
@@ -109,7 +109,9 @@ pub unsafe extern "C" fn hmq_subscribe_inbox(
 /// - `out`: out, own: hmq_sub_wait waits for its end; free with hmq_sub_free.
 /// - `err`: out, own, may be NULL.
 ///
-/// Codes: as hmq_subscribe; HMQ_E_NOT_FOUND, HMQ_E_BACKEND_DOWN.
+/// A topic that nobody has published to is empty, not an error.
+///
+/// Codes: as hmq_subscribe; HMQ_E_BACKEND_DOWN.
 /// Threads: any.
 /// Blocks: up to `timeout_ms`.
 /// Callback: allowed.

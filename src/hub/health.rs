@@ -65,7 +65,7 @@ impl Hub {
         let named = backends.iter().find(|backend| backend.kind.name() == name);
         let backend = named.ok_or_else(|| {
             let all: Vec<&str> = backends.iter().map(|backend| backend.kind.name()).collect();
-            Error::new(Kind::Arg, format!("no backend `{name}`; this hub has {}", all.join(", ")))
+            Error::new(Kind::NotFound, format!("no backend `{name}`; this hub has {}", all.join(", ")))
         })?;
         let change = backend.force(&self.0.context.clock, down);
         self.0.tell(change);

@@ -89,10 +89,12 @@ pub struct Shared {
     subscriptions: Mutex<BTreeMap<u64, Weak<SubShared>>>,
     inboxes: Mutex<Vec<inbox::WeakInbox>>,
     dispatchers: AtomicUsize,
+    dispatcher_ended: Bell,
     notices: Notices,
     used: AtomicBool,
     closing: AtomicBool,
-    closed: Mutex<Option<Result<()>>>,
+    /// Closed to the end; locked while closing.
+    closed: Mutex<bool>,
     stop: Arc<StopFlag>,
 }
 
@@ -224,7 +226,7 @@ impl Hub {
     }
 
     /// Stops intake, lets running callbacks finish, flushes, closes the brokers. Returns in time;
-    /// closing again answers as the first time.
+    /// closing again waits for what was late, and is success once all is closed.
     pub fn close(&self, timeout: Timeout) -> Result<()> {
         not_from_callback(self.0.id, None, "hmq_hub_close")?;
         self.0.close(Deadline::after(timeout))
@@ -282,10 +284,11 @@ impl Shared {
             subscriptions: Mutex::default(),
             inboxes: Mutex::default(),
             dispatchers: AtomicUsize::new(0),
+            dispatcher_ended: Bell::new(),
             notices: Notices::default(),
             used: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            closed: Mutex::new(None),
+            closed: Mutex::new(false),
             stop: Arc::default(),
             context,
             config,
@@ -424,21 +427,17 @@ impl Shared {
 
     fn close(&self, deadline: Deadline) -> Result<()> {
         let mut closed = self.closed.lock();
-        if let Some(answer) = &*closed {
-            return answer.clone();
+        if *closed {
+            return Ok(());
         }
         self.closing.store(true, Ordering::Release);
         self.stop.bell.ring();
-        let subscriptions: Vec<_> = {
-            let open = std::mem::take(&mut *self.subscriptions.lock());
-            open.into_values().filter_map(|weak| weak.upgrade()).collect()
-        };
-        subscriptions.iter().for_each(|subscription| subscription.close_now());
-        let mut answer = Ok(());
-        for subscription in &subscriptions {
-            // Each is waited for, also after one was late.
-            answer = answer.and(subscription.wait_for_dispatchers(deadline));
+        let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
+        for subscription in subscriptions.into_values().filter_map(|weak| weak.upgrade()) {
+            subscription.close_now();
         }
+        // Counted for the whole hub: also of subscriptions that were closed or freed before.
+        let mut answer = self.wait_for_dispatchers(deadline);
         answer = answer.and(self.inflight.wait_empty(deadline));
         self.inflight.cancel_all();
         answer = answer.and(self.completions.wait_empty(deadline));
@@ -458,9 +457,25 @@ impl Shared {
             inbox.close();
         }
         self.outlets.write().clear();
-        *self.notices.callback.lock() = None;
-        *closed = Some(answer.clone());
+        let callback = self.notices.callback.lock().take();
+        drop(callback);
+        // A close that was late is waited for again by the next one.
+        *closed = answer.is_ok();
         answer
+    }
+
+    fn wait_for_dispatchers(&self, deadline: Deadline) -> Result<()> {
+        loop {
+            let heard = self.dispatcher_ended.heard();
+            let running = self.dispatchers.load(Ordering::Acquire);
+            if running == 0 {
+                return Ok(());
+            }
+            if deadline.has_passed() {
+                return Err(Error::new(Kind::Timeout, format!("{running} callbacks of the hub are still running")));
+            }
+            self.dispatcher_ended.wait(heard, deadline);
+        }
     }
 }
 

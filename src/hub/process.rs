@@ -187,8 +187,10 @@ pub(super) fn register(hub: &Arc<Shared>) {
 /// Closes every hub, removes the log callback, and waits until all threads of the library have
 /// ended. The library can be used again afterwards.
 pub fn shutdown(timeout: Timeout) -> Result<()> {
+    super::subscribe::not_from_any_callback("hmq_shutdown")?;
     let deadline = Deadline::after(timeout);
-    let hubs: Vec<_> = std::mem::take(&mut *HUBS.lock()).into_iter().filter_map(|weak| weak.upgrade()).collect();
+    // They stay in the list, for a second try after one that was late.
+    let hubs: Vec<_> = HUBS.lock().iter().filter_map(Weak::upgrade).collect();
     let mut answer = Ok(());
     for hub in hubs {
         answer = answer.and(super::Hub(hub).close(deadline.left()));

@@ -142,11 +142,13 @@ impl Hub {
 
     /// Withdraws an operation, or stops waiting for it; it completes as cancelled.
     pub fn cancel(&self, op: u64) -> Result<()> {
+        self.0.check_open()?;
         self.0.inflight.cancel(op)
     }
 
     /// Waits until every publish accepted so far has its outcome and its completion has been told.
     pub fn flush(&self, timeout: Timeout) -> Result<()> {
+        self.0.check_open()?;
         not_from_callback(self.0.id, None, "hmq_hub_flush")?;
         let deadline = Deadline::after(timeout);
         self.0.inflight.wait_empty(deadline)?;

@@ -122,6 +122,14 @@ pub(super) fn not_from_callback(hub: u64, subscription: Option<u64>, what: &str)
     Ok(())
 }
 
+/// Refuses a call that would wait for every callback there is.
+pub(super) fn not_from_any_callback(what: &str) -> Result<()> {
+    match RUNNING.with(Cell::get) {
+        Some((hub, _)) => not_from_callback(hub, None, what),
+        None => Ok(()),
+    }
+}
+
 impl Hub {
     /// Subscribes with a callback.
     pub fn subscribe(
@@ -465,7 +473,6 @@ struct DispatcherEnd {
 
 impl Drop for DispatcherEnd {
     fn drop(&mut self) {
-        self.hub.dispatchers.fetch_sub(1, Ordering::AcqRel);
         let last = {
             let mut life = self.shared.life.lock();
             life.running -= 1;
@@ -476,6 +483,8 @@ impl Drop for DispatcherEnd {
         }
         self.shared.life.lock().dispatchers -= 1;
         self.shared.life_changed.notify_all();
+        self.hub.dispatchers.fetch_sub(1, Ordering::AcqRel);
+        self.hub.dispatcher_ended.ring();
     }
 }
 

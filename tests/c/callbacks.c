@@ -227,7 +227,7 @@ static void blocked_handler(void)
     ended_well(&other);
 }
 
-/* 5: garbage instead of a verdict settles nothing. */
+/* 5: garbage instead of a verdict counts as not settled: the message is retried. */
 
 static _Atomic(hmq_token) first_token;
 
@@ -243,13 +243,13 @@ static void no_verdict(void)
     struct listener listener = {.hub = open_hub("{}")};
     char *text = NULL;
 
-    listener.own = subscribe(&listener, "{\"topic\":\"tasks.garbage\"}", garbage);
+    listener.own = subscribe(&listener, "{\"topic\":\"tasks.garbage\",\"retry\":{\"attempts\":2,\"delay_ms\":1}}", garbage);
     publish(listener.hub, "tasks.garbage", "x");
-    EVENTUALLY(listener.calls == 1);
-    STATUS(hmq_sub_progress(listener.own, &text, NULL, &err), HMQ_OK);
-    CHECK_TEXT(text, "\"unsettled\":1");
+    EVENTUALLY(listener.calls == 2);
+    STATUS(hmq_settle(first_token, HMQ_ACK, 0, NULL, 0, &err), HMQ_E_SETTLED);
+    STATUS(hmq_metrics(listener.hub, HMQ_METRICS_JSON, &text, NULL, &err), HMQ_OK);
+    CHECK_TEXT(text, "\"helixmq_not_settled_total\":");
     hmq_free(text);
-    STATUS(hmq_settle(first_token, HMQ_ACK, 0, NULL, 0, &err), HMQ_OK);
     close_hub(listener.hub);
     hmq_sub_free(listener.own);
     ended_well(&listener);

@@ -175,7 +175,9 @@ static void replay(void)
     STATUS(hmq_inbox_poll(inbox, events, 16, 0, &count), HMQ_NO_DATA);
     hmq_sub_free(sub);
     hmq_inbox_free(inbox);
-    STATUS(hmq_replay(hub, "{\"topic\":\"no.such.topic\"}", HMQ_NTS, note, NULL, NULL, -1, &sub, &err), HMQ_E_NOT_FOUND);
+    STATUS(hmq_replay(hub, "{\"topic\":\"no.such.topic\"}", HMQ_NTS, note, NULL, NULL, -1, &sub, &err), HMQ_OK);
+    STATUS(hmq_sub_wait(sub, DEADLINE_MS, &err), HMQ_OK);
+    hmq_sub_free(sub);
 }
 
 static void seek(void)
