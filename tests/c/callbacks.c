@@ -1,7 +1,8 @@
 /* Proves: a callback may call everything; what would wait for itself answers HMQ_E_REENTRANT at
  * once; a subscription may be freed inside its own callback and another one closed there; drop
  * runs exactly once, after the last call, also when registering failed; a blocked handler delays
- * nobody else; and what is no verdict settles nothing. */
+ * nobody else; and what is no verdict settles nothing.
+ * Rows of docs/bad-input.md: B18, B31-B34, B36, F42. */
 #include "check.h"
 
 #define TASK_OPTIONS "{\"topic\":\"tasks.c\",\"retry\":{\"delay_ms\":0,\"attempts\":100}}"

@@ -1,6 +1,7 @@
 /* Proves: the library may be loaded and unloaded again and again with hubs open, threads busy and
  * handles in use, and under a second path beside itself: it stays mapped, so nothing crashes; and
- * loading it alone starts no thread, opens no descriptor and installs no signal handler. */
+ * loading it alone starts no thread, opens no descriptor and installs no signal handler.
+ * Rows of docs/bad-input.md: B45, B46. */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <pthread.h>

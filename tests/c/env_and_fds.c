@@ -1,7 +1,8 @@
 /* Proves: a comma locale, an environment that changes and closed standard descriptors do no harm,
  * and nothing is ever written to descriptors 0 to 2; calls work on a 64 KiB stack and with all
  * signals blocked; the library's threads take no signals; and hmq_hub_stop and hmq_inbox_wake work
- * in a signal handler. */
+ * in a signal handler.
+ * Rows of docs/bad-input.md: B43, B49. */
 #include <fcntl.h>
 #include <locale.h>
 #include <signal.h>

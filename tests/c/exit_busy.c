@@ -1,6 +1,7 @@
 /* Proves: a process may end any way while hubs are busy: by return from main, exit(), exit() called
  * in an atexit handler or in a callback, _exit(), the end of the main thread, and dying of SIGTERM.
- * It ends at once, and the exit code is the program's own. Each way is tried in a process of its own. */
+ * It ends at once, and the exit code is the program's own. Each way is tried in a process of its own.
+ * Rows of docs/bad-input.md: F44. */
 #include <signal.h>
 #include <sys/wait.h>
 

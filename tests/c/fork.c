@@ -1,6 +1,7 @@
 /* Proves: in a child of fork every call answers HMQ_E_FORKED at once and every free does nothing,
  * also while threads of the parent are in the middle of calls; the child ends cleanly; the parent
- * does not notice; and a process that forks before its first call uses the library in the child. */
+ * does not notice; and a process that forks before its first call uses the library in the child.
+ * Rows of docs/bad-input.md: B44. */
 #include <sys/wait.h>
 
 #include "check.h"

@@ -1,6 +1,7 @@
 /* Proves: no sequence of calls, with arguments made of arbitrary bytes, crashes, hangs or panics.
  * Fixed seeds in the suite; `fuzz SECONDS [SEED]` goes on with new ones and prints the seed of a
- * failure. Each sequence is 50 calls on objects of an embedded hub, and bytes as documents. */
+ * failure. Each sequence is 50 calls on objects of an embedded hub, and bytes as documents.
+ * Rows of docs/bad-input.md: B50. */
 #include <stdint.h>
 
 #include "check.h"

@@ -1,6 +1,7 @@
 /* Proves: an error names both types; a stale handle never names a later object; useless frees are
  * counted and harmless; closed objects answer HMQ_E_CLOSED; timeouts are checked; and opening and
- * closing again and again leaves descriptors, threads and memory as they were. */
+ * closing again and again leaves descriptors, threads and memory as they were.
+ * Rows of docs/bad-input.md: B10-B15, B42. */
 #include <limits.h>
 #include <stdint.h>
 

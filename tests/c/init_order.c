@@ -1,5 +1,6 @@
 /* Proves: a hub may be opened and used before main, in a constructor, and closed after it, in a
- * destructor or an atexit handler: nothing of the library depends on the order. */
+ * destructor or an atexit handler: nothing of the library depends on the order.
+ * Rows of docs/bad-input.md: B47. */
 #include "check.h"
 
 static hmq_hub *early;

@@ -1,6 +1,7 @@
 /* Proves: when the system refuses a thread, a descriptor or memory, the call answers an error code
  * and the library goes on; nothing aborts, and what works without the refused thing still works.
- * Each limit is tried in a process of its own. */
+ * Each limit is tried in a process of its own.
+ * Rows of docs/bad-input.md: F53. */
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/wait.h>

@@ -1,5 +1,6 @@
 /* Proves: lengths are checked before a byte is read, texts must be UTF-8, names must be names, and
- * headers, structs, flags and enumerations are taken or refused as the header file says. */
+ * headers, structs, flags and enumerations are taken or refused as the header file says.
+ * Rows of docs/bad-input.md: B02-B08, B16-B18, B30. */
 #include <stdint.h>
 #include <sys/mman.h>
 

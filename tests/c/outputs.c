@@ -1,6 +1,7 @@
 /* Proves: outputs are written whatever happens: NULL or 0 after a failure, *err NULL after success;
  * an error tells code, name, message, retriable, fatal and the outcome of a publish; and the table
- * of statuses, their names and their flags agree with each other. */
+ * of statuses, their names and their flags agree with each other.
+ * Rows of docs/bad-input.md: B17. */
 #include <stdint.h>
 
 #include "check.h"

@@ -89,6 +89,11 @@ compile() {
     fi
     # The sanitizer's runtime is named on the link line: the compiler must not add its own.
     # shellcheck disable=SC2046,SC2086
+    if [ -f "tests/c/$name.cpp" ]; then
+        ${CXX:-g++} -std=c++17 -O1 -g -Wall -Wextra -Wpedantic -Werror -Iinclude -c -o "$out/$name.o" "tests/c/$name.cpp" &&
+            ${CXX:-g++} -pthread -o "$out/$name" "$out/$name.o" $(link_line "$name")
+        return
+    fi
     $CC $flags -c -o "$out/$name.o" "tests/c/$name.c" && $CC -pthread -o "$out/$name" "$out/$name.o" $(link_line "$name")
 }
 
@@ -171,8 +176,8 @@ verdict() {
 
 if [ $# -eq 0 ]; then
     set --
-    for source in tests/c/*.c; do
-        name=$(basename "$source" .c)
+    for source in tests/c/*.c tests/c/*.cpp; do
+        name=$(basename "${source%.*}")
         [ "$name" = sanitizer ] || set -- "$@" "$name"
     done
     if [ "$mode" = plain ]; then

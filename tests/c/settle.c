@@ -1,6 +1,7 @@
 /* Proves: a delivery is settled once; a second time, an unknown token, and one whose subscription
  * is gone are told apart locally; any thread may settle, at any time, one by one or many at once;
- * leases end and are renewed. */
+ * leases end and are renewed.
+ * Rows of docs/bad-input.md: B37. */
 #include <stdint.h>
 
 #include "check.h"

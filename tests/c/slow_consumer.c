@@ -1,6 +1,7 @@
 /* Proves: a handler far slower than its publisher holds it back: at most its prefetch is handed
  * out, the rest waits within the memory that was allowed, publishing answers HMQ_E_FULL instead of
- * growing, and the process stays small. Everything that was accepted arrives. */
+ * growing, and the process stays small. Everything that was accepted arrives.
+ * Rows of docs/bad-input.md: F54. */
 #include "check.h"
 
 enum { MEMORY = 8 * 1024 * 1024, PAYLOAD = 1024, PREFETCH = 4 };

@@ -1,5 +1,6 @@
 /* Proves: many threads may do everything at once with shared objects while others close and free
- * them: nothing crashes, nothing hangs, and every answer is one of the documented codes. */
+ * them: nothing crashes, nothing hangs, and every answer is one of the documented codes.
+ * Rows of docs/bad-input.md: B41. */
 #include <stdint.h>
 
 #include "check.h"
