@@ -24,7 +24,8 @@
  *   object; owned ones are freed by hmq_free, never by free(). Messages are counted and outlive
  *   their subscription and hub; what they point to is valid until the last hmq_msg_free.
  *   A struct carries its size in its first field: start from HMQ_..._INIT, each element of an array
- *   too. Options that are NULL are the defaults.
+ *   too. Options that are NULL are the defaults;
+ *   docs/options.schema.json has them all, docs/json.md what calls answer.
  *
  * Callbacks
  *   A callback is a function, a user_data and a drop function. drop is called exactly once, after
@@ -40,7 +41,8 @@
  *   Every function may be called from any thread. "Blocks" says which can wait; timeout_ms is -1
  *   for ever, 0 try, else milliseconds. hmq_hub_stop and hmq_inbox_wake may be called in signal
  *   handlers. After fork every call in the child answers HMQ_E_FORKED and every free does nothing:
- *   open hubs after forking. Nothing happens at load or at exit, and no signal handler is installed.
+ *   fork first, open hubs afterwards; a child of a process that has used the library has to exec.
+ *   Nothing happens at load or at exit, and no signal handler is installed.
  *
  * Versioning
  *   HMQ_ABI counts breaks of the ABI; the soname carries it, hmq_abi_check compares it. Structs
@@ -1126,7 +1128,8 @@ hmq_status hmq_publish_event(struct hmq_hub *hub,
  * - `receipt`: out, may be NULL: `size` set by the caller.
  * - `err`: out, own, may be NULL.
  *
- * Codes: as hmq_publish; HMQ_E_HEADER, HMQ_E_KIND, HMQ_E_CONFIG for `meta`.
+ * Codes: as hmq_publish; HMQ_E_HEADER, HMQ_E_KIND, HMQ_E_CONFIG for `meta`; HMQ_E_UNSUPPORTED for a
+ * level that the backend does not reach, or the delay of an event.
  * Threads: any.
  * Blocks: up to `timeout_ms`.
  * Callback: allowed.
@@ -1350,8 +1353,8 @@ hmq_status hmq_pub_send_inbox(struct hmq_pub *publisher,
  * ask for concurrency. What the callback answers settles the message.
  *
  * - `hub`: in, borrow.
- * - `options`: in, borrow: JSON object: topic (or a pattern), kind, group, prefetch, concurrency,
- *   ordered, retry, dead_letter, filter, start, lease_ms.
+ * - `options`: in, borrow: JSON object: topic (a name or a pattern), kind, group, prefetch, credit,
+ *   concurrency, ordered, retry, dead_letter, filter, start, lease_ms (docs/options.schema.json).
  * - `options_len`: in: its length, or HMQ_NTS.
  * - `handler`: in: called for each message.
  * - `user_data`: in, may be NULL: handed to both functions.
@@ -1407,8 +1410,8 @@ hmq_status hmq_subscribe_inbox(struct hmq_hub *hub,
                                struct hmq_error **err);
 
 /**
- * Reads events again, from a time or offset to another, without moving any group. The callback's
- * answer settles nothing.
+ * Reads events again, from one time to another, without moving any group. The callback's answer
+ * settles nothing.
  *
  * - `hub`: in, borrow.
  * - `options`: in, borrow: JSON object: topic (a name or a pattern), from, to, filter, dry_run, follow
@@ -1507,7 +1510,8 @@ HMQ_NODISCARD hmq_status hmq_sub_wait(struct hmq_sub *sub, int32_t timeout_ms, s
  * Moves an event subscription's group to another place.
  *
  * - `sub`: in, borrow.
- * - `options`: in, borrow: JSON object: to = "earliest", "latest", an offset or a time.
+ * - `options`: in, borrow: JSON object: `to`: "earliest", "latest", {"offset": 5} or
+ *   {"time": "2026-01-02T03:04:05Z"}.
  * - `options_len`: in: its length, or HMQ_NTS.
  * - `timeout_ms`: in: -1 for ever, 0 try.
  * - `err`: out, own, may be NULL.
@@ -2183,7 +2187,8 @@ hmq_status hmq_declare(struct hmq_hub *hub,
  * Removes a topic or queue with all its messages.
  *
  * - `hub`: in, borrow.
- * - `topic`: in, borrow: JSON object: name or pattern, kind.
+ * - `topic`: in, borrow: JSON object: `name` (exact; required where something is removed) or
+ *   `pattern`, and `kind`.
  * - `topic_len`: in: its length, or HMQ_NTS.
  * - `timeout_ms`: in: -1 for ever, 0 try.
  * - `err`: out, own, may be NULL.
@@ -2205,7 +2210,8 @@ hmq_status hmq_delete(struct hmq_hub *hub,
  * Removes the waiting messages of a topic or queue; deliveries that are out stay.
  *
  * - `hub`: in, borrow.
- * - `topic`: in, borrow: JSON object: name or pattern, kind.
+ * - `topic`: in, borrow: JSON object: `name` (exact; required where something is removed) or
+ *   `pattern`, and `kind`.
  * - `topic_len`: in: its length, or HMQ_NTS.
  * - `timeout_ms`: in: -1 for ever, 0 try.
  * - `removed`: out, may be NULL: how many.
@@ -2263,7 +2269,7 @@ hmq_status hmq_describe(struct hmq_hub *hub,
  * - `json_len`: out, may be NULL: its length, without its NUL.
  * - `err`: out, own, may be NULL.
  *
- * Codes: HMQ_OK; HMQ_E_NOT_FOUND; else as hmq_declare.
+ * Codes: HMQ_OK, also if there is none; else as hmq_declare.
  * Threads: any.
  * Blocks: up to `timeout_ms`.
  * Callback: allowed.

@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::error::{Error, Kind, Result};
 use crate::limits::FOREIGN_NAME_BYTES_MAX;
+use crate::message::TopicKind;
 
 /// A parsed pattern. Without wildcards it matches its own text only.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,6 +23,9 @@ enum Word {
     One,
     Any,
 }
+
+/// What a dead-letter topic adds to the name of its origin.
+pub const DEAD_LETTER_SUFFIX: &str = ".dlq";
 
 impl Pattern {
     /// Parses `text`; `Name` if it is empty, too long, or has a wildcard inside a word.
@@ -57,6 +61,14 @@ impl Pattern {
     /// The text it was parsed from.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether a subscription to it receives from `topic`: as [`matches`](Self::matches), but the
+    /// dead letters of the tasks of a pattern are not part of it, unless it says so itself.
+    pub fn receives(&self, topic: &str, kind: TopicKind) -> bool {
+        let dead = kind == TopicKind::Task && topic.ends_with(DEAD_LETTER_SUFFIX);
+        let asked = self.is_exact() || self.text.ends_with(DEAD_LETTER_SUFFIX);
+        self.matches(topic) && (!dead || asked)
     }
 
     /// Whether `topic` is one of those it stands for. Takes time in proportion to the product of

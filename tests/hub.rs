@@ -267,3 +267,57 @@ fn a_callback_that_closes_its_own_subscription_is_refused_and_closing_waits_for_
     assert_eq!(dropped.load(Ordering::SeqCst), 1);
     assert_eq!(*slot.lock().unwrap(), Some(Kind::Reentrant));
 }
+
+#[test]
+fn a_pattern_does_not_receive_the_dead_letters_it_makes() {
+    let hub = virtual_hub();
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.#"}"#, &inbox, 0);
+    publish(&hub, "tasks.a", "bad");
+    settle(next(&inbox).token, Decision::Reject { reason: "" }).unwrap();
+    assert_quiet(&inbox);
+    let refused = SubscribeOptions::from_json(r#"{"topic":"tasks.*","dead_letter":"tasks.own"}"#).unwrap();
+    let error = hub.subscribe_inbox(refused, &inbox, 0, WAIT).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (Kind::Config, Some("dead_letter")));
+}
+
+#[test]
+fn a_dead_letter_that_fails_stays() {
+    let hub = virtual_hub();
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.a","dead_letter":"graves"}"#, &inbox, 0);
+    publish(&hub, "tasks.a", "bad");
+    settle(next(&inbox).token, Decision::Reject { reason: "x" }).unwrap();
+    let _dead = subscribe_to(&hub, r#"{"topic":"graves","kind":"task"}"#, &inbox, 1);
+    for attempt in 1..10 {
+        let dead = next(&inbox);
+        assert_eq!((dead.attempt, dead.message.payload()), (attempt, &b"bad"[..]));
+        settle(dead.token, Decision::Reject { reason: "again" }).unwrap();
+        hub.clock_advance(Duration::from_secs(3600)).unwrap();
+    }
+    let by_origin = DeadLetterQuery::from_json(r#"{"topic":"tasks.a"}"#).unwrap();
+    let held = next(&inbox);
+    assert_eq!(hub.dead_letters(&by_origin, WAIT).unwrap()["count"], 0, "a consumer holds it");
+    _dead.close(WAIT).unwrap();
+    assert_eq!(settle(held.token, Decision::Ack).unwrap_err().kind(), Kind::Closed);
+    assert_eq!(hub.dead_letters(&by_origin, WAIT).unwrap()["count"], 1);
+}
+
+#[test]
+fn a_long_name_has_dead_letters_too() {
+    let hub = open("{}");
+    let inbox = inbox(&hub);
+    let topic = format!("tasks.{}", "x".repeat(194));
+    let _sub = subscribe_to(&hub, &format!(r#"{{"topic":"{topic}"}}"#), &inbox, 0);
+    publish(&hub, &topic, "bad");
+    settle(next(&inbox).token, Decision::Reject { reason: "" }).unwrap();
+    assert_eq!(hub.dead_letters(&DeadLetterQuery::from_json("{}").unwrap(), WAIT).unwrap()["count"], 1);
+}
+
+#[test]
+fn an_inbox_serves_its_own_hub_only() {
+    let (hub, other) = (open("{}"), open("{}"));
+    let inbox = inbox(&other);
+    let options = SubscribeOptions::from_json(r#"{"topic":"tasks.a"}"#).unwrap();
+    assert_eq!(hub.subscribe_inbox(options, &inbox, 0, WAIT).unwrap_err().kind(), Kind::Arg);
+}

@@ -15,8 +15,8 @@ grep -q "BIND_NOW" <<<"$dynamic" || fail "not linked with -z now"
 readelf -lW "$so" | grep -q GNU_RELRO || fail "no RELRO"
 readelf -lW "$so" | grep GNU_STACK | grep -q RWE && fail "the stack is executable"
 readelf -SW "$so" | grep -qE '\.(init_array|ctors)' && {
-    size=$(readelf -SW "$so" | awk '/\.init_array/ { print strtonum("0x" $6) }')
-    [ "${size:-0}" -le 16 ] || fail "constructors run at load (.init_array has $size bytes)"
+    size=$((16#$(readelf -SW "$so" | sed -n 's/.*\.init_array *INIT_ARRAY *[0-9a-f]* *[0-9a-f]* *\([0-9a-f]*\).*/\1/p')))
+    [ "$size" -le 16 ] || fail "constructors run at load (.init_array has $size bytes)"
 }
 grep -A3 '^\[profile.release\]' Cargo.toml | grep -q 'panic = "unwind"' || fail "the release profile does not unwind"
 
@@ -25,7 +25,7 @@ trap 'rm -rf "$work"' EXIT
 cat >"$work/main.c" <<'C'
 #include <helixmq.h>
 #include <stdio.h>
-int main(void) { printf("%s\n", hmq_version_string()); return hmq_abi_check(HMQ_ABI) == HMQ_OK ? 0 : 1; }
+int main(void) { printf("%s\n", hmq_version_string()); return hmq_abi_check(HMQ_ABI, NULL) == HMQ_OK ? 0 : 1; }
 C
 libs=$(cat "$release/native-static-libs.txt")
 # shellcheck disable=SC2086

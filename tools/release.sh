@@ -21,6 +21,8 @@ ln -sf libhelixmq.so "$out/libhelixmq.so.$abi"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 ld -r --whole-archive "$out/libhelixmq.a" -o "$work/helixmq.o"
+# The compiler's own bitcode goes: archivers of other toolchains cannot read it.
+objcopy --remove-section=.llvmbc --remove-section=.llvmcmd "$work/helixmq.o"
 objcopy --wildcard --keep-global-symbol='hmq_*' "$work/helixmq.o"
 rm -f "$out/libhelixmq-local.a"
 ar rcs "$out/libhelixmq-local.a" "$work/helixmq.o"

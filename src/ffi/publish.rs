@@ -123,7 +123,8 @@ pub unsafe extern "C" fn hmq_publish_event(
 /// - `receipt`: out, may be NULL: `size` set by the caller.
 /// - `err`: out, own, may be NULL.
 ///
-/// Codes: as hmq_publish; HMQ_E_HEADER, HMQ_E_KIND, HMQ_E_CONFIG for `meta`.
+/// Codes: as hmq_publish; HMQ_E_HEADER, HMQ_E_KIND, HMQ_E_CONFIG for `meta`; HMQ_E_UNSUPPORTED for a
+/// level that the backend does not reach, or the delay of an event.
 /// Threads: any.
 /// Blocks: up to `timeout_ms`.
 /// Callback: allowed.

@@ -15,8 +15,8 @@ use crate::hub::Subscription;
 /// ask for concurrency. What the callback answers settles the message.
 ///
 /// - `hub`: in, borrow.
-/// - `options`: in, borrow: JSON object: topic (or a pattern), kind, group, prefetch, concurrency,
-///   ordered, retry, dead_letter, filter, start, lease_ms.
+/// - `options`: in, borrow: JSON object: topic (a name or a pattern), kind, group, prefetch, credit,
+///   concurrency, ordered, retry, dead_letter, filter, start, lease_ms (docs/options.schema.json).
 /// - `options_len`: in: its length, or HMQ_NTS.
 /// - `handler`: in: called for each message.
 /// - `user_data`: in, may be NULL: handed to both functions.
@@ -95,8 +95,8 @@ pub unsafe extern "C" fn hmq_subscribe_inbox(
     })
 }
 
-/// Reads events again, from a time or offset to another, without moving any group. The callback's
-/// answer settles nothing.
+/// Reads events again, from one time to another, without moving any group. The callback's answer
+/// settles nothing.
 ///
 /// - `hub`: in, borrow.
 /// - `options`: in, borrow: JSON object: topic (a name or a pattern), from, to, filter, dry_run, follow
@@ -230,7 +230,8 @@ pub unsafe extern "C" fn hmq_sub_wait(sub: *mut hmq_sub, timeout_ms: i32, err: *
 /// Moves an event subscription's group to another place.
 ///
 /// - `sub`: in, borrow.
-/// - `options`: in, borrow: JSON object: to = "earliest", "latest", an offset or a time.
+/// - `options`: in, borrow: JSON object: `to`: "earliest", "latest", {"offset": 5} or
+///   {"time": "2026-01-02T03:04:05Z"}.
 /// - `options_len`: in: its length, or HMQ_NTS.
 /// - `timeout_ms`: in: -1 for ever, 0 try.
 /// - `err`: out, own, may be NULL.

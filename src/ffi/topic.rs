@@ -46,7 +46,8 @@ pub unsafe extern "C" fn hmq_declare(
 /// Removes a topic or queue with all its messages.
 ///
 /// - `hub`: in, borrow.
-/// - `topic`: in, borrow: JSON object: name or pattern, kind.
+/// - `topic`: in, borrow: JSON object: `name` (exact; required where something is removed) or
+///   `pattern`, and `kind`.
 /// - `topic_len`: in: its length, or HMQ_NTS.
 /// - `timeout_ms`: in: -1 for ever, 0 try.
 /// - `err`: out, own, may be NULL.
@@ -76,7 +77,8 @@ pub unsafe extern "C" fn hmq_delete(
 /// Removes the waiting messages of a topic or queue; deliveries that are out stay.
 ///
 /// - `hub`: in, borrow.
-/// - `topic`: in, borrow: JSON object: name or pattern, kind.
+/// - `topic`: in, borrow: JSON object: `name` (exact; required where something is removed) or
+///   `pattern`, and `kind`.
 /// - `topic_len`: in: its length, or HMQ_NTS.
 /// - `timeout_ms`: in: -1 for ever, 0 try.
 /// - `removed`: out, may be NULL: how many.
@@ -152,7 +154,7 @@ pub unsafe extern "C" fn hmq_describe(
 /// - `json_len`: out, may be NULL: its length, without its NUL.
 /// - `err`: out, own, may be NULL.
 ///
-/// Codes: HMQ_OK; HMQ_E_NOT_FOUND; else as hmq_declare.
+/// Codes: HMQ_OK, also if there is none; else as hmq_declare.
 /// Threads: any.
 /// Blocks: up to `timeout_ms`.
 /// Callback: allowed.

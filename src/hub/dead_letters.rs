@@ -9,14 +9,14 @@ use std::sync::Arc;
 use base64::Engine as _;
 use serde_json::{json, Value};
 
-use super::retry::{ATTEMPTS, DEAD_AT, DEAD_HEADERS, ORIGIN_KIND, ORIGIN_TOPIC, REASON, SUFFIX};
+use super::retry::{ATTEMPTS, DEAD_AT, DEAD_HEADERS, ORIGIN_KIND, ORIGIN_TOPIC, REASON};
 use super::{Hub, Shared, Timeout};
 use crate::broker::{Delivery, Flow, Group, Ordered, Sink, Source, Start, Stop, SubscribeSpec, Verdict};
 use crate::config::options::{DeadLetterAction, DeadLetterQuery};
 use crate::error::{Error, Kind, Result};
 use crate::limits::PREFETCH_MAX;
 use crate::message::{HeaderBlock, Message, Record, TopicKind};
-use crate::pattern::Pattern;
+use crate::pattern::{Pattern, DEAD_LETTER_SUFFIX};
 use crate::sync::{Deadline, Mutex};
 
 impl Hub {
@@ -27,11 +27,12 @@ impl Hub {
         let deadline = Deadline::after(timeout);
         let mut out = Vec::new();
         let mut failed = Vec::new();
-        for topic in hub.dead_letter_topics(query, timeout)? {
+        let pattern = Pattern::parse(query.topic.as_deref().unwrap_or("#"))?;
+        for topic in hub.dead_letter_topics(timeout)? {
             let mut browse = Browse::open(hub, &topic, timeout)?;
             while out.len() < query.limit {
                 let Some(delivery) = browse.next() else { break };
-                if !wanted(query, &delivery.message) {
+                if !wanted(query, &pattern, &delivery.message) {
                     continue;
                 }
                 if deadline.has_passed() && timeout != Some(std::time::Duration::ZERO) {
@@ -58,10 +59,9 @@ impl Hub {
 }
 
 impl Shared {
-    /// The dead-letter topics to look in. A query names the origin, the dead-letter topic itself, or
-    /// a pattern of either.
-    fn dead_letter_topics(&self, query: &DeadLetterQuery, timeout: Timeout) -> Result<Vec<String>> {
-        let pattern = Pattern::parse(query.topic.as_deref().unwrap_or("#"))?;
+    /// Every topic that holds dead letters: those with the suffix, and those that subscriptions
+    /// named.
+    fn dead_letter_topics(&self, timeout: Timeout) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for backend in self.backends() {
             let Some(admin) = backend.broker.admin() else { continue };
@@ -69,11 +69,8 @@ impl Shared {
             let all = crate::runtime::wait(admin.describe("#", until), timeout)?;
             names.extend(all.into_iter().filter(|topic| topic.kind == TopicKind::Task.name()).map(|topic| topic.name));
         }
-        names.retain(|name| match name.strip_suffix(SUFFIX) {
-            Some(origin) => pattern.matches(origin) || pattern.matches(name),
-            // A dead-letter topic of the program's own naming is only read when it is named.
-            None => pattern.is_exact() && pattern.matches(name) && self.dead_letter_names.lock().contains(name),
-        });
+        let named = self.dead_letter_names.lock();
+        names.retain(|name| name.ends_with(DEAD_LETTER_SUFFIX) || named.contains(name));
         Ok(names)
     }
 }
@@ -134,10 +131,11 @@ impl Drop for Browse {
     }
 }
 
-fn wanted(query: &DeadLetterQuery, message: &Message) -> bool {
+fn wanted(query: &DeadLetterQuery, pattern: &Pattern, message: &Message) -> bool {
+    let topic = pattern.matches(&text(message, ORIGIN_TOPIC)) || pattern.matches(message.topic());
     let id = query.ids.is_empty() || query.ids.iter().any(|id| id == message.id().as_str());
     let reason = query.reason.as_ref().is_none_or(|reason| text(message, REASON) == *reason);
-    id && reason
+    topic && id && reason
 }
 
 /// Publishes the message to its origin again, with its own id, as a first attempt.

@@ -87,6 +87,7 @@ pub struct Inbox(pub(super) Arc<InboxShared>);
 /// Shared by the handles and by the subscriptions that feed it.
 #[derive(Debug)]
 pub struct InboxShared {
+    hub: u64,
     waker: Arc<InboxWaker>,
     capacity: usize,
     spin: Duration,
@@ -140,10 +141,11 @@ impl InboxWaker {
 }
 
 impl Inbox {
-    pub(super) fn new(options: &InboxOptions) -> Result<Self> {
+    pub(super) fn new(hub: u64, options: &InboxOptions) -> Result<Self> {
         let signal = SignalFd::new(options.signal)?;
         let waker = InboxWaker { bell: Bell::new(), woken: AtomicBool::new(false), signal };
         Ok(Self(Arc::new(InboxShared {
+            hub,
             waker: Arc::new(waker),
             capacity: options.capacity,
             spin: options.spin,
@@ -226,6 +228,14 @@ impl Inbox {
 }
 
 impl InboxShared {
+    /// Refuses an inbox of another hub: it would end with that hub, not with this one.
+    pub(super) fn check_hub(&self, hub: u64) -> Result<()> {
+        if self.hub == hub {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Arg, "the inbox belongs to another hub"))
+    }
+
     /// A feed has something, or has ended.
     pub(super) fn feed_ready(&self, feed: Arc<SubShared>) {
         self.put(|state| state.ready.push_back(feed));

@@ -196,7 +196,7 @@ impl Hub {
     /// A new inbox.
     pub fn inbox(&self, options: InboxOptions) -> Result<Inbox> {
         self.0.check_open()?;
-        let inbox = Inbox::new(&options)?;
+        let inbox = Inbox::new(self.0.id, &options)?;
         let mut inboxes = self.0.inboxes.lock();
         inboxes.retain(|weak| weak.strong_count() > 0);
         inboxes.push(Arc::downgrade(&inbox.0));
@@ -418,7 +418,6 @@ impl Shared {
 
     /// Opens a source on the backend that a subscription's topic has.
     fn open_source(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, timeout: Timeout) -> Result<Arc<dyn Source>> {
-        crate::config::check_pattern("topic", &spec.pattern)?;
         let backend = self.backend_for(&spec.pattern, spec.kind)?;
         backend.check_up()?;
         let until = backends::deadline(&self.context.clock, timeout);

@@ -213,6 +213,9 @@ impl Publisher {
         mut ops: Option<&mut [u64]>,
     ) -> (usize, Option<Error>) {
         let own = &*self.0;
+        if let Err(error) = inbox.0.check_hub(own.hub.id) {
+            return (0, Some(error));
+        }
         for (index, record) in records.iter().enumerate() {
             if inbox.0.reserve(1) == 0 {
                 return (index, Some(full("the inbox has no room for the result")));

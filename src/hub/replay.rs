@@ -31,6 +31,7 @@ impl Hub {
 
     fn replay_making(&self, options: ReplayOptions) -> Result<Making> {
         self.0.check_open()?;
+        crate::config::check_pattern("topic", &options.topic)?;
         if options.rate_per_second.is_some() {
             return Err(Error::new(Kind::Unsupported, "`rate_per_second`: replay at a limited rate is not built yet"));
         }

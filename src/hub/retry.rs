@@ -16,9 +16,8 @@ use crate::config::RetryPolicy;
 use crate::error::Result;
 use crate::message::{HeaderBlock, Message, Record, TopicKind};
 use crate::metrics::{Counter, Metrics};
+use crate::pattern::DEAD_LETTER_SUFFIX;
 
-/// What a dead-letter topic adds to the name of its origin.
-pub const SUFFIX: &str = ".dlq";
 /// Topic the dead letter came from.
 pub const ORIGIN_TOPIC: &str = "hmq-origin-topic";
 /// Task or event.
@@ -75,9 +74,9 @@ impl Attempts {
         Self { hub: Arc::downgrade(hub), metrics: Arc::clone(&hub.metrics), kind, policy, dead_letter, random }
     }
 
-    /// Whether a delivery with this attempt number is beyond the last.
-    pub fn exhausted(&self, attempt: u32) -> bool {
-        attempt > self.policy.attempts
+    /// Whether a delivery is beyond its last attempt. A dead letter never is.
+    pub fn exhausted(&self, attempt: u32, message: &Message) -> bool {
+        attempt > self.policy.attempts && message.headers().find(ORIGIN_TOPIC).is_none()
     }
 
     /// Counts a settlement.
@@ -122,12 +121,16 @@ impl Attempts {
             hub.metrics.add(Counter::DroppedDead, 1);
             return source.settle(&[(open.tag, Verdict::Ack)]);
         };
+        let later = backoff(&self.policy, open.attempt, self.chance());
+        if message.headers().find(ORIGIN_TOPIC).is_some() {
+            // A dead letter has nowhere further to go: it stays, for another look.
+            return source.settle(&[(open.tag, Verdict::Retry(later))]);
+        }
         let topic = match topic {
-            DeadLetterTopic::OfOrigin => format!("{}{SUFFIX}", message.topic()),
+            DeadLetterTopic::OfOrigin => format!("{}{DEAD_LETTER_SUFFIX}", message.topic()),
             DeadLetterTopic::Named(name) => name.clone(),
         };
         let source = Arc::clone(source);
-        let later = backoff(&self.policy, open.attempt, self.chance());
         let counted = Arc::downgrade(&hub);
         let done = move |result: Result<()>| {
             let Some(hub) = counted.upgrade() else { return };

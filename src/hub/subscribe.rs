@@ -23,6 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::{DISPATCHERS_MAX, PREFETCH_MAX};
 use crate::message::TopicKind;
 use crate::metrics::Counter;
+use crate::pattern::Pattern;
 use crate::sync::{Bell, Condvar, Deadline, Mutex};
 
 /// What a callback answers.
@@ -154,6 +155,7 @@ impl Hub {
 
     fn making(&self, options: SubscribeOptions) -> Result<Making> {
         self.0.check_open()?;
+        crate::config::check_pattern("topic", &options.topic)?;
         let asked = options.kind.map(|kind| (kind, Use::Subscribe));
         let kind = self.0.kind_of(&options.topic, asked, true)?;
         let defaults = &self.0.config;
@@ -167,6 +169,11 @@ impl Hub {
             DeadLetterChoice::Default => Some(DeadLetterTopic::OfOrigin),
             DeadLetterChoice::None => None,
             DeadLetterChoice::Topic(name) => {
+                // Its own dead letters would come back to it for ever.
+                if kind == TopicKind::Task && Pattern::parse(&options.topic)?.matches(&name) {
+                    let text = format!("`dead_letter`: the subscription to `{}` would receive it", options.topic);
+                    return Err(Error::new(Kind::Config, text).at("dead_letter", 0, 0));
+                }
                 self.0.dead_letter_names.lock().insert(name.clone());
                 Some(DeadLetterTopic::Named(name))
             }
@@ -201,6 +208,9 @@ impl Hub {
         timeout: Timeout,
     ) -> Result<Subscription> {
         let hub = &self.0;
+        if let Target::Inbox(inbox, _) = &target {
+            inbox.0.check_hub(hub.id)?;
+        }
         hub.mark_used();
         let concurrency = making.concurrency;
         let sink = Arc::new(SubSink::default());

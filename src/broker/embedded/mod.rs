@@ -220,7 +220,7 @@ impl Embedded {
                 registry.topic(self, pattern.as_str(), spec.kind, &TopicSpec::default(), &mut sinks)?;
             }
             for (name, topic) in &registry.topics {
-                if pattern.matches(name) {
+                if pattern.receives(name, spec.kind) {
                     source.attach(topic, &mut sinks);
                 }
             }
@@ -386,7 +386,7 @@ impl Registry {
             TopicKind::Event => Topic::Events(Log::new(&broker.core, &shared_name, settings)),
         };
         for subscription in &self.subscriptions {
-            if subscription.pattern.matches(name) {
+            if subscription.pattern.receives(name, kind) {
                 subscription.source.attach(&topic, sinks);
             }
         }
