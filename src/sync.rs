@@ -122,6 +122,14 @@ impl Condvar {
     }
 }
 
+/// Busy for `time`: for waits too short to sleep.
+pub fn spin_for(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
+}
+
 /// Wakes waiting threads. Ringing takes no lock and allocates nothing, so a signal handler may.
 ///
 /// A waiter reads [`Bell::heard`], looks for work, and only then waits for the next ring: a ring

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use super::convert::{backend_number, level_number};
 use super::inbox::polled;
 use super::messages::{self, Intake};
-use super::structs::{self, Step};
+use super::structs::Step;
 use super::text::{self, Timeout};
 use super::types::{
     hmq_event, hmq_msg, hmq_status, EV_END, EV_FATE, EV_LOG, EV_MESSAGE, EV_PUBLISHED, EV_STATE, MSG_MAYBE_DUP,
@@ -112,6 +112,7 @@ pub(super) unsafe fn poll_into(inbox: &Inbox, room: Room, timeout: Timeout, coun
     })
 }
 
+#[inline]
 fn empty(size: u32, kind: u32) -> hmq_event {
     // SAFETY: integers and pointers, of which zero is a value.
     let mut event: hmq_event = unsafe { std::mem::zeroed() };
@@ -123,26 +124,30 @@ fn empty(size: u32, kind: u32) -> hmq_event {
 #[inline]
 fn show_message(size: u32, tag: u64, incoming: Incoming, intake: &mut Intake) -> hmq_event {
     let message = &incoming.message;
-    let (payload, key) = (message.payload(), message.key());
+    let key = message.key();
     // The pointers stay good: they point into the message's segment, which its entry keeps.
-    let mut event = hmq_event {
+    let (payload, payload_len) = (message.payload().as_ptr(), message.payload().len());
+    let (key, key_len) = (key.map_or(std::ptr::null(), <[u8]>::as_ptr), key.map_or(0, <[u8]>::len));
+    let (timestamp_us, flags) = (message.timestamp_us(), message_flags(&incoming));
+    let Incoming { token, attempt, partition, offset, .. } = incoming;
+    let (handle, (topic, topic_len)) = intake.insert(incoming);
+    hmq_event {
         tag,
-        token: incoming.token,
-        attempt: incoming.attempt,
-        timestamp_us: message.timestamp_us(),
-        payload: payload.as_ptr().cast(),
-        payload_len: payload.len(),
-        key: key.map_or(std::ptr::null(), |key| key.as_ptr().cast()),
-        key_len: key.map_or(0, <[u8]>::len),
-        flags: message_flags(&incoming),
-        partition: incoming.partition,
-        offset: incoming.offset,
+        token,
+        attempt,
+        timestamp_us,
+        msg: handle as *mut hmq_msg,
+        payload: payload.cast(),
+        payload_len,
+        topic,
+        topic_len,
+        key: key.cast(),
+        key_len,
+        flags,
+        partition,
+        offset,
         ..empty(size, EV_MESSAGE)
-    };
-    let (handle, topic) = intake.insert(incoming);
-    event.msg = handle as *mut hmq_msg;
-    (event.topic, event.topic_len) = topic;
-    event
+    }
 }
 
 fn show_other(size: u32, event: Event) -> hmq_event {
@@ -179,18 +184,13 @@ fn show_other(size: u32, event: Event) -> hmq_event {
 /// `events` is NULL or valid for reads and writes of `count` events of the size in the first.
 pub(super) unsafe fn clear_all(events: *mut hmq_event, count: usize) {
     // SAFETY: as promised by the caller.
-    let Ok(step) = (unsafe { Step::of(events, count, "events") }) else { return };
+    let Ok(room) = (unsafe { Step::of(events, count, "events") }).map(Room) else { return };
     // SAFETY: the index is below the count.
-    let at = |index| unsafe { &*step.at(index) };
+    let at = |index| unsafe { &*room.0.at(index) };
     messages::release_many((0..count).map(|index| at(index).msg as usize).filter(|msg| *msg != 0));
     for index in 0..count {
         text::free(at(index).json.cast());
-        let size = at(index).size;
         // SAFETY: the index is below the count, and each event has the first one's size.
-        unsafe {
-            (*step.at(index)).size = step.size() as u32;
-            structs::clear(step.at(index));
-            (*step.at(index)).size = size;
-        }
+        unsafe { room.write(index, empty(at(index).size, 0)) };
     }
 }

@@ -146,16 +146,15 @@ impl Entries {
     #[inline]
     fn insert(&mut self, shard: usize, incoming: Incoming) -> (usize, Text) {
         let topic = self.topic(&incoming);
-        let entry = Entry { generation: 1, count: 1, topic, incoming: Some(incoming), texts: None };
         let (own, generation) = match self.free.pop() {
             Some(own) => {
                 let slot = &mut self.entries[own as usize];
-                let generation = slot.generation + 1;
-                *slot = Entry { generation, ..entry };
-                (own, generation)
+                slot.generation += 1;
+                (slot.count, slot.topic, slot.incoming) = (1, topic, Some(incoming));
+                (own, slot.generation)
             }
             None => {
-                self.entries.push(entry);
+                self.entries.push(Entry { generation: 1, count: 1, topic, incoming: Some(incoming), texts: None });
                 (self.entries.len() as u32 - 1, 1)
             }
         };

@@ -203,10 +203,12 @@ impl<T: Clone> Table<T> {
             Some(Slot { generation, poisoned: false, object: Some(object) }) if *generation == place.generation => {
                 Ok(object.clone())
             }
-            Some(Slot { generation, poisoned: true, .. }) if *generation == place.generation => Err(Error::new(
-                Kind::Panic,
-                format!("a call on this {} panicked before: it can only be freed", self.type_.name()),
-            )),
+            Some(Slot { generation, poisoned: true, object: Some(_) }) if *generation == place.generation => {
+                Err(Error::new(
+                    Kind::Panic,
+                    format!("a call on this {} panicked before: it can only be freed", self.type_.name()),
+                ))
+            }
             _ => Err(bad_handle(handle, self.type_)),
         }
     }
@@ -325,5 +327,6 @@ mod tests {
         table.poison(handle);
         assert_eq!(table.find(handle).unwrap_err().kind(), Kind::Panic);
         assert_eq!(table.remove(handle), Some(7));
+        assert_eq!(table.find(handle).unwrap_err().kind(), Kind::Handle);
     }
 }

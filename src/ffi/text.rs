@@ -206,10 +206,15 @@ pub(super) unsafe fn put<T>(out: *mut T, value: T) {
 }
 
 /// Frees an owned text; anything else is counted and left alone.
+#[inline]
 pub(super) fn free(address: *const c_void) {
-    if address.is_null() {
-        return;
+    if !address.is_null() {
+        free_at(address);
     }
+}
+
+#[cold]
+fn free_at(address: *const c_void) {
     let text = OWNED.lock().remove(&(address as usize));
     if text.is_none() {
         count_useless_free("hmq_free");

@@ -367,6 +367,7 @@ impl Shared {
     fn hand_over(&self, outlet: &Outlet, records: &[Record<'_>], first_ticket: Ticket, timeout: Timeout) -> Handed {
         let mut handed = Handed { count: 0, first_seq: 0, level: None, stopped: None };
         let mut waiting: Option<(Arc<SpaceBell>, Deadline)> = None;
+        let mut backoff = BACKOFF_FIRST;
         loop {
             let rest = records.get(handed.count..).unwrap_or_default();
             let heard = waiting.as_ref().map(|(space, _)| {
@@ -388,6 +389,11 @@ impl Shared {
             handed.level = taken.level.or(handed.level);
             let Some(error) = taken.stopped else { return handed };
             let waits = error.kind() == Kind::Full && timeout != Some(Duration::ZERO) && !self.is_closing();
+            if waits && backoff <= BACKOFF_LAST {
+                crate::sync::spin_for(backoff);
+                backoff *= 2;
+                continue;
+            }
             let (space, deadline) = match (&waiting, waits) {
                 (Some((space, deadline)), true) if !deadline.has_passed() => (Arc::clone(space), *deadline),
                 (None, true) => {
@@ -485,9 +491,12 @@ impl Shared {
     }
 }
 
-/// A consumer at work makes space within this time. Sleeping at once would cost it a wake-up for
-/// every few messages, which is dearer than all the rest of its work.
-const SPIN_FOR_SPACE: Duration = Duration::from_micros(50);
+/// A consumer at work makes space for a batch within some of these steps, if it is left alone:
+/// asking again at once, or a bell that it must ring for every few messages, would slow it down.
+const BACKOFF_FIRST: Duration = Duration::from_micros(1);
+const BACKOFF_LAST: Duration = Duration::from_micros(16);
+/// And then this long before sleeping: a wake-up is dearer than a batch.
+const SPIN_FOR_SPACE: Duration = Duration::from_micros(20);
 
 /// Rung when a destination has space again.
 #[derive(Debug, Default)]

@@ -179,7 +179,8 @@ impl Writer {
         }
         let at = self.len;
         // SAFETY: `at + size` is within the block (checked above), and no message reaches beyond
-        // `self.len`, so nobody reads these bytes while they are written. They are initialised
+        // `self.len`, so nobody reads these bytes while they are written. All sizes are multiples of 8,
+        // as is the block's alignment. They are initialised
         // in full by `encode` before a slice of them is ever handed out.
         unsafe { encode(segment.block.as_ptr().add(at), size, record, stamp) };
         self.len = at + size;
@@ -290,15 +291,9 @@ pub fn record_bytes(record: &Record<'_>) -> usize {
 }
 
 /// # Safety
-/// `to` is valid for writes of `size` bytes, and `size` is [`record_bytes`] of `record`.
+/// `to` is aligned to 8 and valid for writes of `size` bytes, and `size` is [`record_bytes`] of `record`.
 #[inline]
 unsafe fn encode(to: *mut u8, size: usize, record: &Record<'_>, stamp: Stamp) {
-    let mut at = 0usize;
-    let mut put = |bytes: &[u8]| {
-        // SAFETY: the pieces written add up to at most `size` (see `record_bytes`).
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.add(at), bytes.len()) };
-        at += bytes.len();
-    };
     let headers = record.headers.bytes();
     let key = record.key.unwrap_or_default();
     let timestamp_us = if record.timestamp_us == 0 { stamp.now_us } else { record.timestamp_us };
@@ -306,18 +301,29 @@ unsafe fn encode(to: *mut u8, size: usize, record: &Record<'_>, stamp: Stamp) {
     flags |= if headers.is_empty() { 0 } else { HAS_HEADERS };
     flags |= if record.ttl_ms > 0 { HAS_EXPIRY } else { 0 };
     flags |= if record.maybe_dup { MAYBE_DUP } else { 0 };
-    let mut head = [0u8; RECORD_HEAD_BYTES];
-    head[0..4].copy_from_slice(&(size as u32).to_le_bytes());
-    head[4..8].copy_from_slice(&(record.payload.len() as u32).to_le_bytes());
-    head[8..16].copy_from_slice(&timestamp_us.to_le_bytes());
-    head[16..24].copy_from_slice(&stamp.seq.to_le_bytes());
-    head[24..26].copy_from_slice(&(key.len() as u16).to_le_bytes());
-    head[26] = record.id.len() as u8;
-    head[27] = record.type_.len() as u8;
-    head[28] = record.priority;
-    head[29] = flags;
-    head[30..32].copy_from_slice(&record.attempts.to_le_bytes());
-    put(&head);
+    let lengths =
+        (key.len() as u16 as u64) | (record.id.len() as u8 as u64) << 16 | (record.type_.len() as u8 as u64) << 24;
+    let marks = u64::from(record.priority) << 32 | u64::from(flags) << 40 | u64::from(record.attempts) << 48;
+    let head = [
+        (size as u32 as u64 | (record.payload.len() as u64) << 32).to_le(),
+        (timestamp_us as u64).to_le(),
+        stamp.seq.to_le(),
+        (lengths | marks).to_le(),
+    ];
+    // SAFETY: `size` is a multiple of 8 that holds at least the head, and `to` is aligned to 8. The
+    // last word is the padding, before the pieces are written over what is theirs of it.
+    unsafe {
+        to.add(size - 8).cast::<u64>().write(0);
+        to.cast::<[u64; 4]>().write(head);
+    }
+    let mut at = RECORD_HEAD_BYTES;
+    let mut put = |bytes: &[u8]| {
+        if !bytes.is_empty() {
+            // SAFETY: the pieces written add up to at most `size` (see `record_bytes`).
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.add(at), bytes.len()) };
+            at += bytes.len();
+        }
+    };
     if !headers.is_empty() {
         put(&(headers.len() as u32).to_le_bytes());
     }
@@ -329,10 +335,64 @@ unsafe fn encode(to: *mut u8, size: usize, record: &Record<'_>, stamp: Stamp) {
     put(record.type_.as_bytes());
     put(headers);
     put(record.payload);
-    let padding = [0u8; 8];
-    let rest = size - at;
-    // SAFETY: `rest` is below 8 and ends at `size`.
-    unsafe { std::ptr::copy_nonoverlapping(padding.as_ptr(), to.add(at), rest) };
+}
+
+/// The fixed part of a record, as four words; see the top of the file.
+#[repr(transparent)]
+struct Head([u64; 4]);
+
+const _: () = assert!(size_of::<Head>() == RECORD_HEAD_BYTES);
+
+impl Head {
+    #[inline]
+    fn word(&self, index: usize) -> u64 {
+        u64::from_le(self.0[index])
+    }
+
+    #[inline]
+    fn size(&self) -> usize {
+        self.word(0) as u32 as usize
+    }
+
+    #[inline]
+    fn payload_len(&self) -> usize {
+        (self.word(0) >> 32) as usize
+    }
+
+    #[inline]
+    fn key_len(&self) -> usize {
+        self.word(3) as u16 as usize
+    }
+
+    #[inline]
+    fn id_len(&self) -> usize {
+        (self.word(3) >> 16) as u8 as usize
+    }
+
+    #[inline]
+    fn type_len(&self) -> usize {
+        (self.word(3) >> 24) as u8 as usize
+    }
+
+    #[inline]
+    fn has(&self, flag: u8) -> bool {
+        (self.word(3) >> 40) as u8 & flag != 0
+    }
+
+    #[inline]
+    fn header_field_len(&self) -> usize {
+        if self.has(HAS_HEADERS) {
+            4
+        } else {
+            0
+        }
+    }
+
+    /// Where the key begins, the first of the pieces.
+    #[inline]
+    fn pieces_start(&self) -> usize {
+        RECORD_HEAD_BYTES + self.header_field_len() + if self.has(HAS_EXPIRY) { 8 } else { 0 }
+    }
 }
 
 /// A message that somebody holds: a counted place in a segment. Cheap to clone and to move.
@@ -422,35 +482,42 @@ impl Message {
     }
 
     /// Bytes it takes in memory.
+    #[inline]
     pub fn size(&self) -> usize {
-        self.u32_at(0) as usize
+        self.head().size()
     }
 
     /// The bytes given by the publisher.
+    #[inline]
     pub fn payload(&self) -> &[u8] {
-        let start = self.headers_start() + self.headers_len();
-        self.piece(start, self.u32_at(4) as usize)
+        let head = self.head();
+        self.piece(self.headers_start(head) + self.headers_len(head), head.payload_len())
     }
 
     /// The key, if it has one.
+    #[inline]
     pub fn key(&self) -> Option<&[u8]> {
-        (self.flags() & HAS_KEY != 0).then(|| self.piece(self.pieces_start(), self.key_len()))
+        let head = self.head();
+        head.has(HAS_KEY).then(|| self.piece(head.pieces_start(), head.key_len()))
     }
 
     /// Time of publishing, microseconds since 1970.
+    #[inline]
     pub fn timestamp_us(&self) -> i64 {
-        i64::from_le_bytes(self.head()[8..16].try_into().unwrap_or_default())
+        self.head().word(1) as i64
     }
 
     /// Place in the order of its lane.
+    #[inline]
     pub fn seq(&self) -> u64 {
-        u64::from_le_bytes(self.head()[16..24].try_into().unwrap_or_default())
+        self.head().word(2)
     }
 
     /// The id given by the publisher, if any; see [`Message::id`].
     pub fn given_id(&self) -> Option<&str> {
-        let len = self.head()[26] as usize;
-        (len > 0).then(|| self.text(self.pieces_start() + self.key_len(), len))
+        let head = self.head();
+        let len = head.id_len();
+        (len > 0).then(|| self.text(head.pieces_start() + head.key_len(), len))
     }
 
     /// Prefix of ids made here: unique for the hub that took the message.
@@ -461,91 +528,77 @@ impl Message {
     /// The type; empty if none was given.
     pub fn type_(&self) -> &str {
         let head = self.head();
-        self.text(self.pieces_start() + self.key_len() + head[26] as usize, head[27] as usize)
+        self.text(head.pieces_start() + head.key_len() + head.id_len(), head.type_len())
     }
 
     /// The headers.
     pub fn headers(&self) -> Headers<'_> {
-        Headers::from_bytes(self.piece(self.headers_start(), self.headers_len()))
+        let head = self.head();
+        Headers::from_bytes(self.piece(self.headers_start(head), self.headers_len(head)))
     }
 
     /// Priority, `0..=10`.
+    #[inline]
     pub fn priority(&self) -> u8 {
-        self.head()[28]
+        (self.head().word(3) >> 32) as u8
     }
 
     /// Wall microseconds after which it is not delivered any more.
+    #[inline]
     pub fn expires_us(&self) -> Option<i64> {
-        if self.flags() & HAS_EXPIRY == 0 {
+        let head = self.head();
+        if !head.has(HAS_EXPIRY) {
             return None;
         }
-        let at = RECORD_HEAD_BYTES + self.header_field_len();
+        let at = RECORD_HEAD_BYTES + head.header_field_len();
         Some(i64::from_le_bytes(self.piece(at, 8).try_into().unwrap_or_default()))
     }
 
     /// Whether it may be a second copy of a message whose outcome was unknown.
+    #[inline]
     pub fn maybe_dup(&self) -> bool {
-        self.flags() & MAYBE_DUP != 0
+        self.head().has(MAYBE_DUP)
     }
 
     /// Attempts made before this copy was published.
+    #[inline]
     pub fn attempts(&self) -> u16 {
-        u16::from_le_bytes(self.head()[30..32].try_into().unwrap_or_default())
+        (self.head().word(3) >> 48) as u16
     }
 
-    fn flags(&self) -> u8 {
-        self.head()[29]
+    #[inline]
+    fn headers_start(&self, head: &Head) -> usize {
+        head.pieces_start() + head.key_len() + head.id_len() + head.type_len()
     }
 
-    fn key_len(&self) -> usize {
-        u16::from_le_bytes(self.head()[24..26].try_into().unwrap_or_default()) as usize
-    }
-
-    fn header_field_len(&self) -> usize {
-        if self.flags() & HAS_HEADERS != 0 {
-            4
+    #[inline]
+    fn headers_len(&self, head: &Head) -> usize {
+        if head.has(HAS_HEADERS) {
+            u32::from_le_bytes(self.piece(RECORD_HEAD_BYTES, 4).try_into().unwrap_or_default()) as usize
         } else {
             0
         }
-    }
-
-    fn pieces_start(&self) -> usize {
-        RECORD_HEAD_BYTES + self.header_field_len() + if self.flags() & HAS_EXPIRY != 0 { 8 } else { 0 }
-    }
-
-    fn headers_start(&self) -> usize {
-        let head = self.head();
-        self.pieces_start() + self.key_len() + head[26] as usize + head[27] as usize
-    }
-
-    fn headers_len(&self) -> usize {
-        if self.flags() & HAS_HEADERS != 0 {
-            self.u32_at(RECORD_HEAD_BYTES) as usize
-        } else {
-            0
-        }
-    }
-
-    fn u32_at(&self, at: usize) -> u32 {
-        u32::from_le_bytes(self.piece(at, 4).try_into().unwrap_or_default())
     }
 
     fn text(&self, at: usize, len: usize) -> &str {
         std::str::from_utf8(self.piece(at, len)).unwrap_or_default()
     }
 
-    fn head(&self) -> &[u8; RECORD_HEAD_BYTES] {
-        // SAFETY: `encode` wrote at least the head at `place`, and it does not change.
-        unsafe { &*self.segment().block.as_ptr().add(self.place as usize).cast::<[u8; RECORD_HEAD_BYTES]>() }
+    #[inline]
+    fn head(&self) -> &Head {
+        // SAFETY: `encode` wrote at least the head at `place`, which is aligned to 8, and it does not change.
+        unsafe { &*self.segment().block.as_ptr().add(self.place as usize).cast::<Head>() }
     }
 
+    #[inline]
     fn piece(&self, at: usize, len: usize) -> &[u8] {
-        debug_assert!(at + len <= u32::from_le_bytes(self.head()[0..4].try_into().unwrap_or_default()) as usize);
+        debug_assert!(at + len <= self.size());
         // SAFETY: all lengths were written by `encode` and lie within the record, which does not
         // change while this message holds its use.
         unsafe { std::slice::from_raw_parts(self.segment().block.as_ptr().add(self.place as usize + at), len) }
     }
 
+    #[inline]
     fn segment(&self) -> &Segment {
         // SAFETY: the message holds a use.
         unsafe { self.segment.as_ref() }
