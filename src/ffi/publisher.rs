@@ -10,7 +10,7 @@ use super::objects::Prepared;
 use super::record::{self, write_receipt};
 use super::slot::{HUBS, INBOXES, PUBLISHERS};
 use super::structs;
-use super::text::{json, null, put, required_out, timeout};
+use super::text::{filled, json, null, put, required_out, timeout};
 use super::types::{
     hmq_done_fn, hmq_drop_fn, hmq_error, hmq_hub, hmq_inbox, hmq_pub, hmq_receipt, hmq_record, hmq_status, OK,
 };
@@ -94,10 +94,7 @@ pub unsafe extern "C" fn hmq_pub_send(
         let timeout = timeout(timeout_ms)?;
         structs::check_output(receipt)?;
         let record = structs::input(record, "record")?;
-        let meta = record::for_publisher(record, &found)?;
-        let taken = record::with_record(record, Some(found.publisher.defaults()), meta.as_ref(), |record| {
-            found.publisher.send(record, timeout)
-        })?;
+        let taken = record::with_own_record(record, &found, |record| found.publisher.send(record, timeout))?;
         write_receipt(receipt, &taken);
         Ok(OK)
     })
@@ -134,7 +131,7 @@ pub unsafe extern "C" fn hmq_pub_send_batch(
         let found = PUBLISHERS.find(publisher as usize)?;
         let timeout = timeout(timeout_ms)?;
         let records = record::Array::new(records, count, "records")?;
-        let sent = record::send_all(&found, records, timeout, record::filled(each, count, Kind::Cancelled.code()));
+        let sent = record::send_all(&found, records, timeout, filled(each, count, Kind::Cancelled.code()));
         sent.into_status(accepted, err)
     })
 }
@@ -172,7 +169,7 @@ pub unsafe extern "C" fn hmq_pub_send_packed(
         let frames = super::text::bytes(frames, bytes, isize::MAX as usize, "frames")?.unwrap_or_default();
         let frames = frame::Frames::checked(frames)?;
         let count = frames.count();
-        let sent = record::send_all(&found, frames, timeout, record::filled(each, count, Kind::Cancelled.code()));
+        let sent = record::send_all(&found, frames, timeout, filled(each, count, Kind::Cancelled.code()));
         sent.into_status(accepted, err)
     })
 }
@@ -209,8 +206,7 @@ pub unsafe extern "C" fn hmq_pub_send_async(
         let callback = DoneCallback::new(done, user_data);
         let found = PUBLISHERS.find(publisher as usize)?;
         let record = structs::input(record, "record")?;
-        let meta = record::for_publisher(record, &found)?;
-        let started = record::with_record(record, Some(found.publisher.defaults()), meta.as_ref(), |record| {
+        let started = record::with_own_record(record, &found, |record| {
             found.publisher.send_async(record, Box::new(move |outcome| callback.call(outcome)))
         })?;
         put(op, started);
@@ -253,7 +249,7 @@ pub unsafe extern "C" fn hmq_pub_send_inbox(
         }
         let inbox = INBOXES.find(inbox as usize)?;
         let records = record::Array::new(records, count, "records")?;
-        let sent = record::send_all_to_inbox(&found, records, &inbox, record::filled(ops, count, 0));
+        let sent = record::send_all_to_inbox(&found, records, &inbox, filled(ops, count, 0));
         sent.into_status(accepted, err)
     })
 }

@@ -7,6 +7,8 @@ use std::cell::Cell;
 use std::ffi::{c_char, c_void};
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::convert::{backend_number, kind, kind_number, level_number};
 use super::guard::fail;
 use super::objects::Prepared;
@@ -26,6 +28,8 @@ use crate::sync::Deadline;
 pub(super) const PAYLOAD_BYTES_MAX: usize = i32::MAX as usize;
 /// Records handed to the hub at once.
 pub(super) const CHUNK: usize = 64;
+
+const PRIORITY_LAST: i32 = limits::PRIORITY_MAX as i32;
 
 thread_local! {
     static SCRATCH: Cell<HeaderBlock> = Cell::default();
@@ -295,6 +299,71 @@ pub(super) unsafe fn with_record<T>(
     })
 }
 
+/// As [`with_record`], for a record of a publisher.
+///
+/// # Safety
+/// As of [`meta`].
+#[inline]
+pub(super) unsafe fn with_own_record<T>(
+    given: &hmq_record,
+    own: &Prepared,
+    hand_on: impl FnOnce(&Record<'_>) -> Result<T>,
+) -> Result<T> {
+    let defaults = own.publisher.defaults();
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if let Some(record) = plain(given, defaults) {
+            return hand_on(&record);
+        }
+        let meta = for_publisher(given, own)?;
+        with_record(given, Some(defaults), meta.as_ref(), hand_on)
+    }
+}
+
+/// The record if it has nothing but a payload, a key of known length and a priority, as most have;
+/// else, and if anything is wrong with it, `None`: then [`fields`] and its kin look at all of it.
+///
+/// # Safety
+/// As of [`meta`].
+#[inline]
+unsafe fn plain<'a>(given: &hmq_record, defaults: &'a PublisherDefaults) -> Option<Record<'a>> {
+    let texts = given.topic as usize | given.id as usize | given.r#type as usize | given.meta as usize;
+    let lengths = given.topic_len | given.id_len | given.type_len | given.meta_len | given.header_count;
+    let times = given.timestamp_us | given.delay_ms | given.ttl_ms;
+    if texts | lengths != 0 || times != 0 || given.kind != 0 || given.flags != 0 {
+        return None;
+    }
+    if given.payload.is_null() || given.payload_len > PAYLOAD_BYTES_MAX {
+        return None;
+    }
+    let has_key = !given.key.is_null();
+    // HMQ_NTS is above the limit.
+    if given.key_len > if has_key { limits::KEY_BYTES_MAX } else { 0 } {
+        return None;
+    }
+    let priority = match given.priority {
+        -1 => defaults.priority,
+        priority @ 0..=PRIORITY_LAST => priority as u8,
+        _ => return None,
+    };
+    // SAFETY: not NULL, so valid for their lengths, which were checked.
+    let (payload, key) = unsafe {
+        (
+            std::slice::from_raw_parts(given.payload.cast::<u8>(), given.payload_len),
+            has_key.then(|| std::slice::from_raw_parts(given.key.cast::<u8>(), given.key_len)),
+        )
+    };
+    Some(Record {
+        key,
+        priority,
+        type_: &defaults.type_,
+        headers: defaults.headers.headers(),
+        delay_ms: defaults.delay_ms,
+        ttl_ms: defaults.ttl_ms,
+        ..Record::new(payload)
+    })
+}
+
 /// A record of a batch: its headers are in the block, at the range, or those it has.
 pub(super) struct Item<'a> {
     pub(super) record: Record<'a>,
@@ -324,14 +393,18 @@ impl Array {
 }
 
 impl<'a> Source<'a> for Array {
+    #[inline(always)]
     fn next(&mut self, own: &'a Prepared, block: &mut HeaderBlock) -> Option<Result<Item<'a>>> {
         if self.next == self.records.count() {
             return None;
         }
+        let defaults = own.publisher.defaults();
         // SAFETY: `new` was promised valid records, and this index is below their count.
         let item = unsafe {
             self.records.checked(self.next).and_then(|given| {
-                let defaults = own.publisher.defaults();
+                if let Some(record) = plain(given, defaults) {
+                    return Ok(Item { record, headers: None, tag: given.tag });
+                }
                 let meta = for_publisher(given, own)?;
                 let record = fields(given, Some(defaults))?;
                 let headers = gather(given, meta.as_ref(), Some(defaults), block)?;
@@ -377,15 +450,19 @@ fn drive<'a>(
     let mut accepted = 0;
     loop {
         let (taken, count, wrong) = with_scratch(|block| {
-            let mut records = [Record::new(&[]); CHUNK];
-            let mut ranges = [const { None }; CHUNK];
-            let mut tags = [0; CHUNK];
-            let (mut count, mut wrong) = (0, None);
-            while count < CHUNK {
+            // Room on the stack that is not filled before it is used.
+            let mut records = SmallVec::<[Record<'_>; CHUNK]>::new();
+            let mut ranges = SmallVec::<[(usize, Range<usize>); CHUNK]>::new();
+            let mut tags = SmallVec::<[u64; CHUNK]>::new();
+            let mut wrong = None;
+            while records.len() < CHUNK {
                 match source.next(own, block) {
                     Some(Ok(item)) => {
-                        (records[count], ranges[count], tags[count]) = (item.record, item.headers, item.tag);
-                        count += 1;
+                        if let Some(range) = item.headers {
+                            ranges.push((records.len(), range));
+                        }
+                        records.push(item.record);
+                        tags.push(item.tag);
                     }
                     Some(Err(error)) => {
                         wrong = Some(error);
@@ -395,13 +472,13 @@ fn drive<'a>(
                 }
             }
             let written = block.headers().bytes();
-            for (record, range) in records.iter_mut().zip(&mut ranges[..count]) {
-                if let Some(range) = range.take() {
+            for (index, range) in ranges {
+                if let Some(record) = records.get_mut(index) {
                     record.headers = Headers::from_bytes(written.get(range).unwrap_or_default());
                 }
             }
-            let taken = if count == 0 { (0, None) } else { send(accepted, &records[..count], &tags[..count]) };
-            (taken, count, wrong)
+            let taken = if records.is_empty() { (0, None) } else { send(accepted, &records, &tags) };
+            (taken, records.len(), wrong)
         });
         accepted += taken.0;
         let stopped = taken.1.or(wrong);
@@ -442,23 +519,6 @@ pub(super) fn send_all_to_inbox<'a>(
         let ops = ops.as_deref_mut().and_then(|ops| ops.get_mut(before..));
         own.publisher.send_inbox(records, tags, inbox, ops)
     })
-}
-
-/// The caller's array of `count` values, filled with `value`; `None` if it is NULL.
-///
-/// # Safety
-/// `out` is NULL or valid for writes of `count` values.
-pub(super) unsafe fn filled<'a, T: Copy>(out: *mut T, count: usize, value: T) -> Option<&'a mut [T]> {
-    if out.is_null() || count > isize::MAX as usize / size_of::<T>() {
-        return None;
-    }
-    // SAFETY: as promised by the caller; every value is written before the slice is made.
-    unsafe {
-        for index in 0..count {
-            out.add(index).write(value);
-        }
-        Some(std::slice::from_raw_parts_mut(out, count))
-    }
 }
 
 /// A receipt as the header has it.

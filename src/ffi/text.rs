@@ -205,6 +205,23 @@ pub(super) unsafe fn put<T>(out: *mut T, value: T) {
     }
 }
 
+/// The caller's array of `count` values, filled with `value`; `None` if it is NULL.
+///
+/// # Safety
+/// `out` is NULL or valid for writes of `count` values.
+pub(super) unsafe fn filled<'a, T: Copy>(out: *mut T, count: usize, value: T) -> Option<&'a mut [T]> {
+    if out.is_null() || count > isize::MAX as usize / size_of::<T>() {
+        return None;
+    }
+    // SAFETY: as promised by the caller; every value is written before the slice is made.
+    unsafe {
+        for index in 0..count {
+            out.add(index).write(value);
+        }
+        Some(std::slice::from_raw_parts_mut(out, count))
+    }
+}
+
 /// Frees an owned text; anything else is counted and left alone.
 #[inline]
 pub(super) fn free(address: *const c_void) {
