@@ -5,7 +5,7 @@ pub mod segment;
 
 use std::fmt;
 
-pub use segment::{clone_all, release_all, Message, Pool, Stamp, Writer};
+pub use segment::{release_all, Message, Pool, Stamp, Writer};
 
 use crate::limits::PRIORITY_DEFAULT;
 
@@ -300,8 +300,7 @@ mod tests {
         assert_eq!(places.len(), 512 / 40);
         let mut messages = Vec::new();
         assert_eq!(writer.messages(0, places.len(), &mut messages, |message| message) as usize, writer.len());
-        let mut copies = Vec::new();
-        clone_all(&messages, |message| message, |copy| copies.push(copy));
+        let mut copies = messages.clone();
         drop(writer);
         release_all(&mut messages);
         assert_eq!((pool.bytes(), copies[3].payload()), (512, &b"12345678"[..]));

@@ -3,6 +3,8 @@
 //!
 //! The counter sees every thread of the process, hence one test function and no other test here.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test says what is wrong by failing")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_char;
 use std::ptr::{null, null_mut};

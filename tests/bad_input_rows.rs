@@ -1,5 +1,7 @@
 //! Every row of `docs/bad-input.md` has a test that carries its number.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test says what is wrong by failing")]
+
 use std::fs;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! The hub over the embedded broker, end to end, with the virtual clock.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test says what is wrong by failing")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc, Mutex};
 use std::time::Duration;

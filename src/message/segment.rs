@@ -442,25 +442,6 @@ pub fn release_all(messages: &mut Vec<Message>) {
     }
 }
 
-/// Makes one more copy of every message in `items` and hands it to `each`: one step of the count for
-/// each run in one segment.
-pub fn clone_all<T>(messages: &[T], of: impl Fn(&T) -> &Message, mut each: impl FnMut(Message)) {
-    let mut start = 0;
-    while start < messages.len() {
-        let segment = of(&messages[start]).segment;
-        let mut end = start + 1;
-        while end < messages.len() && of(&messages[end]).segment == segment {
-            end += 1;
-        }
-        // SAFETY: the messages at hand keep the segment alive; each new use goes to one new message.
-        unsafe { segment.as_ref() }.users.fetch_add(end - start, Ordering::Relaxed);
-        for item in &messages[start..end] {
-            each(Message { segment, place: of(item).place });
-        }
-        start = end;
-    }
-}
-
 impl Message {
     /// A message in a segment of its own, for what leaves the common path: delays, dead letters.
     /// `None` when the system has no memory left.

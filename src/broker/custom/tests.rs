@@ -9,10 +9,12 @@ use crate::error::Fate;
 use crate::limits::Limits;
 use crate::sync::Condvar;
 
+type OnPublish = Box<dyn Fn(&CustomSink, u64) -> Result<()> + Send + Sync>;
+
 /// A program's broker whose publish does what `on_publish` says; the rest is written down.
 struct Program {
     sink: OnceCell<CustomSink>,
-    on_publish: Box<dyn Fn(&CustomSink, u64) -> Result<()> + Send + Sync>,
+    on_publish: OnPublish,
     said: Arc<Mutex<Vec<String>>>,
 }
 

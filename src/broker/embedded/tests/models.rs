@@ -159,6 +159,7 @@ fn check_queue(limits: Limits, actions: Vec<Action>) -> Result<(), TestCaseError
             Action::Advance { ms } => {
                 house.advance(ms);
                 let now = model.now + ms;
+                #[expect(clippy::needless_range_loop, reason = "the index names a worker of both sides")]
                 for worker in 0..2 {
                     let (ended, kept) = leased[worker].iter().copied().partition(|(_, until)| *until <= now);
                     leased[worker] = kept;
