@@ -31,7 +31,7 @@ run: lib
 	@echo
 	@./build/examples/01_worker_pool $(FILES)
 
-test: setup test-embedded test-sanitizers test-languages test-release bench-quick
+test: setup lint test-embedded test-sanitizers test-languages test-release bench-quick
 	@echo "make test: all parts passed"
 
 setup:
