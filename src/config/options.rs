@@ -442,7 +442,7 @@ pub struct InboxOptions {
 
 impl Default for InboxOptions {
     fn default() -> Self {
-        Self { capacity: 1024, signal: Signal::Eventfd, spin: Duration::ZERO, state: false, log: false, fate: false }
+        Self { capacity: 1024, signal: Signal::Eventfd, spin: crate::limits::SPIN, state: false, log: false, fate: false }
     }
 }
 

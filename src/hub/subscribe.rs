@@ -20,7 +20,7 @@ use crate::broker::{Flow, Group, Ordered, Sink, Source, Start, Stop, SubscribeSp
 use crate::config::options::{Credit, DeadLetterChoice, Filter, GroupChoice, SeekOptions, SubscribeOptions};
 use crate::config::RetryPolicy;
 use crate::error::{Error, Kind, Result};
-use crate::limits::{DISPATCHERS_MAX, PREFETCH_MAX};
+use crate::limits::{DISPATCHERS_MAX, PREFETCH_MAX, SPIN};
 use crate::message::TopicKind;
 use crate::metrics::Counter;
 use crate::pattern::Pattern;
@@ -408,7 +408,7 @@ impl SubShared {
                     return;
                 }
                 (None, Flow::More) => {}
-                (None, Flow::Idle) => self.bell.wait(heard, Deadline::after(None)),
+                (None, Flow::Idle) => self.bell.wait_spinning(heard, SPIN, Deadline::after(None)),
             }
         }
     }
