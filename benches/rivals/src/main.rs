@@ -82,7 +82,7 @@ fn compare_all(options: &Options) {
         ("I1", one_by_one),
         ("I2", in_batches),
         ("I3", other_shapes),
-        ("I4", parked_latency),
+        ("I4", latency_rows),
         ("I5", queued_memory),
         ("J1", json_door),
     ];
@@ -211,9 +211,18 @@ impl<S: Sender, R: Receiver, const SENDERS: usize, const RECEIVERS: usize> Side<
     }
 }
 
-fn parked_latency(plan: Plan) -> Vec<Row> {
+fn latency_rows(plan: Plan) -> Vec<Row> {
+    let default = "latency at 100 k/s; p50 / p99 / p99.9";
+    let asleep = "the same, spin_us 0: the consumer sleeps at once";
+    vec![
+        latency_row(plan, "tasks.latency", DEFAULT_INBOX, default),
+        latency_row(plan, "tasks.latency-asleep", r#"{"spin_us": 0}"#, asleep),
+    ]
+}
+
+fn latency_row(plan: Plan, topic: &str, inbox: &str, workload: &'static str) -> Row {
     let hub = Hub::open(MEMORY);
-    let (publisher, subscription) = tasks(&hub, "tasks.latency", DEFAULT_INBOX);
+    let (publisher, subscription) = tasks(&hub, topic, inbox);
     let (mut publisher, mut subscription) = (Single(publisher), Single(subscription));
     let (mut sender, mut receiver) = peers::crossbeam(BOUND);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -232,8 +241,7 @@ fn parked_latency(plan: Plan) -> Vec<Row> {
     );
     // The first of each is the warm-up.
     let values = (latencies(&ours[1..]), latencies(&theirs[1..]));
-    let names = ("latency at 100 k/s, parked; p50 / p99 / p99.9", "crossbeam, recv");
-    vec![Row::of_ratio("I4", names, values, &comparison, comparison.ratio.inverse(), 0.9)]
+    Row::of_ratio("I4", (workload, "crossbeam, recv"), values, &comparison, comparison.ratio.inverse(), 0.9)
 }
 
 fn latencies(runs: &[Latency]) -> String {
