@@ -442,7 +442,14 @@ pub struct InboxOptions {
 
 impl Default for InboxOptions {
     fn default() -> Self {
-        Self { capacity: 1024, signal: Signal::Eventfd, spin: crate::limits::SPIN, state: false, log: false, fate: false }
+        Self {
+            capacity: 1024,
+            signal: Signal::Eventfd,
+            spin: crate::limits::SPIN,
+            state: false,
+            log: false,
+            fate: false,
+        }
     }
 }
 
