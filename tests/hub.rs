@@ -323,3 +323,24 @@ fn an_inbox_serves_its_own_hub_only() {
     let options = SubscribeOptions::from_json(r#"{"topic":"tasks.a"}"#).unwrap();
     assert_eq!(hub.subscribe_inbox(options, &inbox, 0, WAIT).unwrap_err().kind(), Kind::Arg);
 }
+
+/// A source without room tells another one while it is being fetched from, under the lock of the
+/// inbox that both feed: telling must wait until that lock is dropped.
+#[test]
+fn a_subscription_without_room_passes_on_to_another_of_the_same_inbox() {
+    let hub = open("{}");
+    let inbox = inbox(&hub);
+    let _all = subscribe_to(&hub, r#"{"topic":"tasks.*","prefetch":1}"#, &inbox, 1);
+    let _own = subscribe_to(&hub, r#"{"topic":"tasks.b","prefetch":1}"#, &inbox, 2);
+    for _ in 0..10 {
+        // Both wait for tasks.b; the first one is then filled up from tasks.a.
+        assert_quiet(&inbox);
+        publish(&hub, "tasks.a", "first");
+        let first = next(&inbox);
+        publish(&hub, "tasks.b", "second");
+        let second = next(&inbox);
+        assert_eq!((first.message.payload(), second.message.payload()), (&b"first"[..], &b"second"[..]));
+        settle(second.token, Decision::Ack).unwrap();
+        settle(first.token, Decision::Ack).unwrap();
+    }
+}

@@ -4,11 +4,13 @@
 //! A consumer that keeps up is given deliveries in growing batches, so that the broker's lock is
 //! taken once for many; a slow one gets them one at a time, so that others can have the rest.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::settle::{LedgerUse, Open, Owner, Token};
+use super::subscribe::SubShared;
 use super::Shared;
 use crate::broker::{Delivery, Flow, Source, Verdict};
 use crate::clock::{Clock, Moment};
@@ -55,7 +57,33 @@ impl Incoming {
     }
 }
 
-/// What is settled after the locks are dropped.
+thread_local! {
+    /// Subscriptions that a source told of while this thread held the lock of a feed or an inbox.
+    static TOLD: RefCell<Option<Vec<Arc<SubShared>>>> = const { RefCell::new(None) };
+}
+
+/// Runs `ask`, a call of a source under the lock of a feed. Sources may tell others meanwhile, as
+/// one without room passes its messages on; whom they tell is kept for after the locks.
+fn collecting<T>(deferred: &mut Deferred, ask: impl FnOnce() -> T) -> T {
+    let outer = TOLD.replace(Some(Vec::new()));
+    let answer = ask();
+    let told = TOLD.replace(outer).unwrap_or_default();
+    deferred.0.extend(told.into_iter().map(Later::Ready));
+    answer
+}
+
+/// Keeps `subscription` for after the locks, if this thread holds any.
+pub(super) fn tell_later(subscription: &Arc<SubShared>) -> bool {
+    TOLD.with_borrow_mut(|told| match told {
+        Some(told) => {
+            told.push(Arc::clone(subscription));
+            true
+        }
+        None => false,
+    })
+}
+
+/// What is settled, and who is told, after the locks are dropped.
 #[derive(Debug, Default)]
 pub(super) struct Deferred(Vec<Later>);
 
@@ -63,6 +91,7 @@ pub(super) struct Deferred(Vec<Later>);
 enum Later {
     Settle(Arc<dyn Source>, Vec<(u64, Verdict)>),
     Bury(Arc<Owner>, Open),
+    Ready(Arc<SubShared>),
 }
 
 impl Deferred {
@@ -71,6 +100,7 @@ impl Deferred {
         for later in self.0 {
             match later {
                 Later::Settle(source, verdicts) => source.settle(&verdicts),
+                Later::Ready(subscription) => subscription.ready(),
                 Later::Bury(owner, open) => {
                     owner.attempts.bury(&owner.source, open, "its attempts ended without a verdict");
                 }
@@ -243,7 +273,7 @@ impl Feed {
         let mut deferred = Deferred::default();
         let sought = {
             let mut state = self.state.lock();
-            let sought = self.owner.source.seek(to);
+            let sought = collecting(&mut deferred, || self.owner.source.seek(to));
             if sought.is_ok() {
                 self.give_back(&mut state, &mut deferred);
                 state.flow = Flow::More;
@@ -300,7 +330,7 @@ impl Feed {
         state.refilled = now;
         let credit = state.credit.map_or(usize::MAX, |credit| usize::try_from(credit).unwrap_or(usize::MAX));
         let wanted = room.max(state.batch).min(credit);
-        state.flow = self.owner.source.fetch(wanted, &mut state.fetched);
+        state.flow = collecting(deferred, || self.owner.source.fetch(wanted, &mut state.fetched));
         let State { fetched, buffer, counts, .. } = state;
         let mut ledger = self.ledger.as_ref().map(LedgerUse::entering);
         let (mut given, mut redelivered) = (0, 0);

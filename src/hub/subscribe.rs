@@ -330,6 +330,9 @@ impl SubShared {
 
     /// There is something, or something has changed: whoever consumes shall look.
     pub(super) fn ready(self: &Arc<Self>) {
+        if super::feed::tell_later(self) {
+            return;
+        }
         match &self.inbox {
             None => self.bell.ring(),
             Some(inbox) => {
