@@ -65,22 +65,26 @@ thread_local! {
 /// Runs `ask`, a call of a source under the lock of a feed. Sources may tell others meanwhile, as
 /// one without room passes its messages on; whom they tell is kept for after the locks.
 fn collecting<T>(deferred: &mut Deferred, ask: impl FnOnce() -> T) -> T {
-    let outer = TOLD.replace(Some(Vec::new()));
+    // A thread that is ending has no list any more; nobody else is on it then.
+    let outer = TOLD.try_with(|told| told.replace(Some(Vec::new())));
     let answer = ask();
-    let told = TOLD.replace(outer).unwrap_or_default();
-    deferred.0.extend(told.into_iter().map(Later::Ready));
+    if let Ok(outer) = outer {
+        let told = TOLD.try_with(|told| told.replace(outer)).ok().flatten().unwrap_or_default();
+        deferred.0.extend(told.into_iter().map(Later::Ready));
+    }
     answer
 }
 
 /// Keeps `subscription` for after the locks, if this thread holds any.
 pub(super) fn tell_later(subscription: &Arc<SubShared>) -> bool {
-    TOLD.with_borrow_mut(|told| match told {
+    let kept = TOLD.try_with(|told| match &mut *told.borrow_mut() {
         Some(told) => {
             told.push(Arc::clone(subscription));
             true
         }
         None => false,
-    })
+    });
+    kept.unwrap_or(false)
 }
 
 /// What is settled, and who is told, after the locks are dropped.

@@ -79,7 +79,8 @@ pub fn settle_many<'a>(
     get: impl Fn(usize) -> (Token, Decision<'a>),
     mut put: impl FnMut(usize, Result<()>),
 ) {
-    let mut verdicts = VERDICTS.take();
+    // A thread that is ending has no memory to lend.
+    let mut verdicts = VERDICTS.try_with(Cell::take).unwrap_or_default();
     let mut from = 0;
     while from < count {
         let (token, decision) = get(from);
@@ -99,7 +100,7 @@ pub fn settle_many<'a>(
         }
         from += run.max(1);
     }
-    VERDICTS.set(verdicts);
+    let _ = VERDICTS.try_with(|kept| kept.set(verdicts));
 }
 
 thread_local! {
