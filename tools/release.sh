@@ -10,8 +10,10 @@ out=$target/release
 
 cargo rustc --locked --release --lib --crate-type cdylib --target-dir "$target"
 cp "$out/libhelixmq.so" "$out/libhelixmq.so.tmp"
-native=$(cargo rustc --locked --release --lib --crate-type staticlib --target-dir "$target" -- \
-    --print native-static-libs 2>&1 | tee /dev/stderr | sed -n 's/^note: native-static-libs: //p' | tail -1)
+told=$(cargo rustc --locked --release --lib --crate-type staticlib --target-dir "$target" -- \
+    --print native-static-libs 2>&1) || { echo "$told" >&2; exit 1; }
+echo "$told" >&2
+native=$(sed -n 's/^note: native-static-libs: //p' <<<"$told" | tail -1)
 mv "$out/libhelixmq.so.tmp" "$out/libhelixmq.so"
 
 abi=$(sed -n 's/^const ABI: u32 = \([0-9]*\);/\1/p' build.rs)
