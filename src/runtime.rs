@@ -45,7 +45,10 @@ pub fn set_thread_hooks(hooks: ThreadHooks) -> Result<()> {
     if threads.alive > 0 {
         return Err(Error::new(Kind::State, "thread hooks are set before the first hub is opened"));
     }
-    threads.hooks = hooks;
+    let old = std::mem::replace(&mut threads.hooks, hooks);
+    // Dropping them runs the program's drop functions: not under the lock.
+    drop(threads);
+    drop(old);
     Ok(())
 }
 

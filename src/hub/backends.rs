@@ -192,16 +192,16 @@ impl Backend {
 
     /// Forces the backend down for a drill, or lets its own state count again.
     pub fn force(&self, clock: &Clock, down: bool) -> Option<StateChange> {
-        let before = self.state();
         let mut detail = self.detail.lock();
+        let before = self.state();
         detail.forced = down;
         let after = if down { BackendState::Down } else { detail.real };
         self.publish_gate(clock, &mut detail, before, after, None)
     }
 
     fn set(&self, clock: &Clock, real: BackendState, cause: Option<Error>) -> Option<StateChange> {
-        let before = self.state();
         let mut detail = self.detail.lock();
+        let before = self.state();
         detail.real = real;
         if cause.is_some() {
             detail.last_error.clone_from(&cause);

@@ -213,7 +213,7 @@ impl Publisher {
         mut ops: Option<&mut [u64]>,
     ) -> (usize, Option<Error>) {
         let own = &*self.0;
-        if let Err(error) = inbox.0.check_hub(own.hub.id) {
+        if let Err(error) = own.hub.check_open().and_then(|()| inbox.0.check_hub(own.hub.id)) {
             return (0, Some(error));
         }
         for (index, record) in records.iter().enumerate() {
