@@ -157,7 +157,7 @@ pub struct Taken {
 /// Where records of one topic go.
 pub trait Destination: Send + Sync + fmt::Debug {
     /// Takes records from the front of `batch`, in order. Never waits, never retries, and calls no
-    /// sink before it returns. A record taken completes exactly once: by [`Taken::level`], or by
+    /// sink under the lock that orders records. A record taken completes exactly once: by [`Taken::level`], or by
     /// its ticket, also when the broker closes.
     fn publish(&self, batch: &Batch<'_>) -> Taken;
 
