@@ -1364,7 +1364,8 @@ hmq_status hmq_pub_send_inbox(struct hmq_pub *publisher,
  * - `err`: out, own, may be NULL.
  *
  * Codes: HMQ_OK; HMQ_E_CONFIG, HMQ_E_NAME, HMQ_E_UTF8, HMQ_E_KIND, HMQ_E_UNSUPPORTED, HMQ_E_TIMEOUT,
- * HMQ_E_ARG, HMQ_E_RESOURCES, HMQ_E_CLOSED, HMQ_E_DISABLED and the codes of backends.
+ * HMQ_E_ARG, HMQ_E_FULL when the hub runs as many dispatcher threads as it may, HMQ_E_RESOURCES,
+ * HMQ_E_CLOSED, HMQ_E_DISABLED and the codes of backends.
  * Threads: any.
  * Blocks: up to `timeout_ms`.
  * Callback: allowed.
@@ -1653,7 +1654,8 @@ hmq_status hmq_inbox_on_ready(struct hmq_inbox *inbox,
  * - `timeout_ms`: in: -1 for ever, 0 try.
  * - `count`: out: how many came.
  *
- * Codes: HMQ_OK; HMQ_NO_DATA; HMQ_CLOSED when nothing will come any more; HMQ_E_ARG, HMQ_E_ABI.
+ * Codes: HMQ_OK; HMQ_NO_DATA; HMQ_CLOSED when nothing will come any more; HMQ_E_ARG, HMQ_E_ABI,
+ * HMQ_E_RESOURCES.
  * Threads: any; two polls at a time share the events.
  * Blocks: up to `timeout_ms`.
  * Callback: allowed.
@@ -1719,7 +1721,8 @@ hmq_status hmq_inbox_read(struct hmq_inbox *inbox,
 void hmq_inbox_wake(struct hmq_inbox *inbox);
 
 /**
- * Frees an inbox: what is in it goes back unsettled, polls that wait end with HMQ_CLOSED.
+ * Frees an inbox and ends its subscriptions: what they have out goes back unsettled, polls that wait
+ * end with HMQ_CLOSED. The handles of the subscriptions stay yours to free.
  *
  * - `inbox`: in, own, may be NULL.
  *
@@ -1936,7 +1939,8 @@ void hmq_msg_free(struct hmq_msg *msg);
  * - `reason_len`: in: its length, or HMQ_NTS; at most 8 KiB.
  * - `err`: out, own, may be NULL.
  *
- * Codes: HMQ_OK; HMQ_E_STALE if its lease has ended; HMQ_E_SETTLED if it was settled before;
+ * Codes: HMQ_OK; HMQ_E_STALE if its lease has ended, or if an event is to be retried that a purge or
+ * retention has dropped meanwhile; HMQ_E_SETTLED if it was settled before;
  * HMQ_E_CLOSED if its subscription is closed; HMQ_E_ARG for token 0, which a replay hands out;
  * HMQ_E_UTF8, HMQ_E_TOO_LARGE.
  * Threads: any.
@@ -2051,7 +2055,8 @@ void hmq_broker_free(struct hmq_broker *broker);
  * - `err`: out, own, may be NULL.
  *
  * Codes: HMQ_OK; HMQ_E_STATE after the first use of the hub, or if another hub has the broker;
- * HMQ_E_ARG, HMQ_E_UNSUPPORTED, HMQ_E_CLOSED.
+ * or if the hub has a virtual clock and the broker, opened alone, keeps real time; HMQ_E_ARG,
+ * HMQ_E_UNSUPPORTED, HMQ_E_CLOSED.
  * Threads: any.
  * Blocks: up to the hub's connection_timeout.
  * Callback: allowed.
@@ -2127,7 +2132,8 @@ hmq_status hmq_sink_deliver(struct hmq_sink *sink,
 HMQ_NODISCARD hmq_status hmq_sink_complete(struct hmq_sink *sink, uint64_t ticket, hmq_status outcome);
 
 /**
- * Tells that the connection of the caller's broker has changed.
+ * Tells that the connection of the caller's broker has changed. HMQ_SINK_LOST ends its subscriptions
+ * with HMQ_E_BACKEND_DOWN, and its open publishes with HMQ_E_OUTCOME_UNKNOWN.
  *
  * - `sink`: in, borrow.
  * - `what`: in: HMQ_SINK_...

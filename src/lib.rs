@@ -28,6 +28,7 @@ pub mod limits;
 pub mod message;
 pub mod metrics;
 pub mod pattern;
+pub mod reentrancy;
 pub mod runtime;
 pub mod signal;
 pub mod sync;

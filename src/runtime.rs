@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use once_cell::sync::OnceCell;
 
 use crate::error::{Error, Kind, Result};
+use crate::reentrancy::{as_callback, Caller};
 use crate::sync::{Condvar, Mutex};
 
 /// Takes the name of the thread it is called on.
@@ -74,11 +75,11 @@ pub fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
     let started = with_signals_blocked(|| {
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             if let Some(start) = &hooks.start {
-                contained("thread start hook", || start(&own_name));
+                as_callback(Caller::Process, || contained("thread start hook", || start(&own_name)));
             }
             contained(&own_name, body);
             if let Some(stop) = &hooks.stop {
-                contained("thread stop hook", || stop(&own_name));
+                as_callback(Caller::Process, || contained("thread stop hook", || stop(&own_name)));
             }
             thread_ended();
         })

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::options::Signal;
 use crate::error::{Error, Kind, Result};
+use crate::sync::keeping_errno;
 
 /// A descriptor that is readable while raised. Costs nothing until somebody asks for it.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl SignalFd {
         self.raised.store(true, Ordering::SeqCst);
         // SAFETY: the descriptor is owned by `self` and the buffer is readable for `len`. Failure
         // means that buffer or counter is full: it is readable already.
-        unsafe { libc::write(writer, one.as_ptr().cast(), len) };
+        keeping_errno(|| unsafe { libc::write(writer, one.as_ptr().cast(), len) });
         self.raised.store(true, Ordering::SeqCst);
     }
 

@@ -206,5 +206,20 @@ fn futex_wait(word: &AtomicU32, expected: u32, left: Timeout) {
 
 fn futex_wake(word: &AtomicU32) {
     // SAFETY: the kernel only uses the address of the word as a key.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, i32::MAX) };
+    keeping_errno(|| unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, i32::MAX)
+    });
+}
+
+/// Runs `call`, a system call that a signal handler may make: the code it interrupts may be about
+/// to read `errno`.
+pub fn keeping_errno<T>(call: impl FnOnce() -> T) -> T {
+    // SAFETY: the pointer is to the calling thread's own errno and valid while the thread lives.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { errno.read() };
+    let out = call();
+    // SAFETY: as above.
+    unsafe { errno.write(before) };
+    out
 }

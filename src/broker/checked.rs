@@ -12,7 +12,7 @@
 //! A key is not refused where [`Capabilities::ordered_key`] is missing: it is data as well, and
 //! order is asked for by the subscription.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{
@@ -332,7 +332,7 @@ impl Destination for CheckedDestination {
         taken
     }
 
-    fn on_space(&self, waker: Arc<dyn Wake>) {
+    fn on_space(&self, waker: Weak<dyn Wake>) {
         self.inner.on_space(waker);
     }
 }

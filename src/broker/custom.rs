@@ -37,14 +37,15 @@ use self::source::{CustomSource, Subscriber};
 use super::checked::{check_name, check_record};
 use super::{
     Admin, BackendEvent, BackendKind, Broker, Capabilities, CloseReport, Context, Declared, Destination, Epoch, Group,
-    Ordered, Outcome, Sink, Source, Start, Stop, SubscribeSpec, Support, Ticket, TopicSpec, Verdict, Wake,
+    Ordered, Outcome, Sink, Source, Start, Stop, SubscribeSpec, Support, Ticket, TopicSpec, Verdict, Wakers,
 };
 use crate::clock::{Alarm, Moment};
 use crate::error::{Error, Kind, Result};
-use crate::limits::FOREIGN_NAME_BYTES_MAX;
+use crate::limits::{FOREIGN_NAME_BYTES_MAX, TOPICS_MAX};
 use crate::message::{Pool, Record, TopicKind};
+use crate::reentrancy::{as_callback, Caller};
 use crate::runtime::{contained, ready, spawn_thread, Pending};
-use crate::sync::Mutex;
+use crate::sync::{Condvar, Deadline, Mutex};
 
 /// What the program's broker can be asked.
 pub trait CustomOps: Send + Sync {
@@ -95,16 +96,19 @@ struct Shared {
     own: Weak<Shared>,
     /// Guarded together: a ticket, a subscription and a waiter all end with the connection.
     state: Mutex<State>,
+    close_returned: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     closed: bool,
+    /// The program's close has returned.
+    close_returned: bool,
     tickets: HashMap<u64, Open>,
     subscribers: HashMap<u64, Arc<Subscriber>>,
     subscribers_ever: u64,
     destinations: HashMap<(String, TopicKind), Arc<CustomDestination>>,
-    wakers: Vec<Arc<dyn Wake>>,
+    wakers: Wakers,
     /// Counts the signs of space, so that one between `Full` and `on_space` is not missed.
     space_signs: u64,
 }
@@ -132,6 +136,7 @@ impl Custom {
             courier: Courier::default(),
             own: own.clone(),
             state: Mutex::default(),
+            close_returned: Condvar::new(),
         });
         let sink = CustomSink(Arc::downgrade(&shared));
         (Arc::new(Self { shared }), sink)
@@ -224,7 +229,7 @@ impl CustomSink {
 impl State {
     fn announce_space(&mut self, notes: &mut Vec<Note>) {
         self.space_signs += 1;
-        notes.extend(self.wakers.drain(..).map(Note::Wake));
+        notes.extend(self.wakers.take().map(Note::Wake));
     }
 
     fn check_open(&self) -> Result<()> {
@@ -253,7 +258,8 @@ impl Shared {
     /// Runs an operation of the program on this thread. A panic loses the connection.
     fn operate<T>(&self, name: &str, op: impl FnOnce(&dyn CustomOps) -> T) -> Result<T> {
         let inside = Inside::enter();
-        let answer = contained(name, || op(&*self.ops));
+        // A thread of this broker: waiting for it from inside would be for ever.
+        let answer = as_callback(Caller::Process, || contained(name, || op(&*self.ops)));
         let Some(answer) = answer else {
             let error = Error::new(Kind::Panic, format!("{name} panicked")).with_backend("custom");
             let mut notes = Vec::new();
@@ -314,8 +320,23 @@ impl Shared {
             if !tags.is_empty() {
                 notes.push(Note::Revoked(Arc::clone(&subscriber.sink), tags));
             }
+            // To fetch that it is lost.
+            notes.push(Note::Ready(Arc::clone(&subscriber.sink)));
         }
         state.announce_space(notes);
+    }
+
+    /// Waits for a close that was late.
+    fn wait_until_closed(&self, deadline: Deadline) -> Result<CloseReport> {
+        let mut state = self.state.lock();
+        while !state.close_returned {
+            if deadline.has_passed() {
+                let text = "the broker's close function has not returned yet";
+                return Err(Error::new(Kind::Timeout, text).with_backend("custom"));
+            }
+            state = self.close_returned.wait_until(state, deadline.instant());
+        }
+        Ok(CloseReport::default())
     }
 
     fn post(&self, notes: Vec<Note>) {
@@ -410,6 +431,10 @@ impl Broker for Custom {
     fn destination(&self, topic: &str, kind: TopicKind) -> Result<Arc<dyn Destination>> {
         let mut state = self.shared.state.lock();
         state.check_open()?;
+        if state.destinations.len() >= TOPICS_MAX {
+            // Those that nobody holds; the others would lose their order.
+            state.destinations.retain(|_, destination| Arc::strong_count(destination) > 1);
+        }
         let destination = state
             .destinations
             .entry((topic.to_owned(), kind))
@@ -431,12 +456,13 @@ impl Broker for Custom {
     }
 
     fn close(&self, deadline: Moment) -> Pending<CloseReport> {
-        if std::mem::replace(&mut self.shared.state.lock().closed, true) {
-            return ready(Ok(CloseReport::default()));
-        }
+        let closes_already = std::mem::replace(&mut self.shared.state.lock().closed, true);
         let Ok(context) = self.shared.context() else { return ready(Ok(CloseReport::default())) };
         let clock = context.clock.clone();
         let (timeout, alarm) = (deadline.since(clock.now()), clock.alarm());
+        if closes_already {
+            return self.shared.aside(move |shared| shared.wait_until_closed(Deadline::after(Some(timeout))));
+        }
         let late: Weak<dyn Alarm> = Weak::<Shared>::clone(&self.shared.own);
         if let Err(refused) = clock.set_alarm(alarm, deadline, late) {
             return ready(Err(refused));
@@ -449,6 +475,8 @@ impl Broker for Custom {
             shared.end_all(&closed_in_doubt(), &mut notes);
             shared.post(notes);
             shared.courier.end();
+            shared.state.lock().close_returned = true;
+            shared.close_returned.notify_all();
             answer?.map(|()| CloseReport::default())
         })
     }
@@ -469,7 +497,7 @@ fn closed_in_doubt() -> Error {
 }
 
 /// Of a program that cannot even say what it can do.
-const NO_CAPABILITIES: Capabilities = Capabilities {
+pub const NO_CAPABILITIES: Capabilities = Capabilities {
     tasks: Support::None,
     events: Support::None,
     retry_delay: Support::None,

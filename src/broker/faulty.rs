@@ -396,7 +396,7 @@ impl Destination for FaultyDestination {
         }
     }
 
-    fn on_space(&self, waker: Arc<dyn Wake>) {
+    fn on_space(&self, waker: Weak<dyn Wake>) {
         self.inner.on_space(waker);
     }
 }
@@ -409,7 +409,7 @@ struct FaultySource {
 
 impl Source for FaultySource {
     fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow {
-        if self.faults.strike(Seam::Fetch).is_none() {
+        if max == 0 || self.faults.strike(Seam::Fetch).is_none() {
             return self.inner.fetch(max, out);
         }
         self.faults.state.lock().ringing.push(Arc::clone(&self.sink));

@@ -19,7 +19,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::clock::{Clock, Moment};
@@ -161,14 +161,34 @@ pub trait Destination: Send + Sync + fmt::Debug {
     /// its ticket, also when the broker closes.
     fn publish(&self, batch: &Batch<'_>) -> Taken;
 
-    /// Calls `waker` once when there is space again, perhaps before this returns.
-    fn on_space(&self, waker: Arc<dyn Wake>);
+    /// Calls `waker` once when there is space again, perhaps before this returns. One that was
+    /// dropped waits no more.
+    fn on_space(&self, waker: Weak<dyn Wake>);
 }
 
 /// Something that waits.
 pub trait Wake: Send + Sync {
     /// What was waited for has happened. Must not block; may come more than once.
     fn wake(&self);
+}
+
+/// Those who wait for one thing. Holds no more of them than wait, or did a moment ago.
+#[derive(Default)]
+pub struct Wakers(Vec<Weak<dyn Wake>>);
+
+impl Wakers {
+    /// Adds one.
+    pub fn add(&mut self, waker: Weak<dyn Wake>) {
+        if self.0.len() == self.0.capacity() {
+            self.0.retain(|waker| waker.strong_count() > 0);
+        }
+        self.0.push(waker);
+    }
+
+    /// Takes out all who still wait, to be woken with no lock held.
+    pub fn take(&mut self) -> impl Iterator<Item = Arc<dyn Wake>> {
+        std::mem::take(&mut self.0).into_iter().filter_map(|waker| waker.upgrade())
+    }
 }
 
 /// Which consumers share messages.
@@ -268,6 +288,8 @@ pub enum Flow {
     Idle,
     /// The stop of the spec is reached: nothing more, ever.
     End,
+    /// The subscription ended with its connection: nothing more from this source.
+    Lost,
 }
 
 /// A decision on one delivery.
@@ -284,6 +306,9 @@ pub enum Verdict {
 /// The receiving end of a subscription.
 pub trait Source: Send + Sync + fmt::Debug {
     /// Appends up to `max` deliveries to `out`. Never waits. One caller at a time.
+    ///
+    /// A `max` of 0 says that nothing is wanted until the next fetch: what this source was told of
+    /// goes to others that share it, and the sink is not called meanwhile.
     fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow;
 
     /// Settles deliveries by their tags. Each tag is settled once (the hub sees to it); a tag whose
@@ -458,5 +483,31 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("clock", &self.clock).field("id_prefix", &self.id_prefix).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Publisher;
+
+    impl Wake for Publisher {
+        fn wake(&self) {}
+    }
+
+    /// Publishers that time out on a full topic without a consumer are never woken: their entries
+    /// must not add up until space is made.
+    #[test]
+    fn those_that_gave_up_are_not_kept() {
+        let mut wakers = Wakers::default();
+        let waiting: Arc<dyn Wake> = Arc::new(Publisher);
+        wakers.add(Arc::downgrade(&waiting));
+        for _ in 0..10_000 {
+            let gave_up: Arc<dyn Wake> = Arc::new(Publisher);
+            wakers.add(Arc::downgrade(&gave_up));
+        }
+        assert!(wakers.0.capacity() <= 8, "{}", wakers.0.capacity());
+        assert_eq!(wakers.take().count(), 1);
     }
 }

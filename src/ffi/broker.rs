@@ -98,7 +98,8 @@ pub unsafe extern "C" fn hmq_broker_free(broker: *mut hmq_broker) {
 /// - `err`: out, own, may be NULL.
 ///
 /// Codes: HMQ_OK; HMQ_E_STATE after the first use of the hub, or if another hub has the broker;
-/// HMQ_E_ARG, HMQ_E_UNSUPPORTED, HMQ_E_CLOSED.
+/// or if the hub has a virtual clock and the broker, opened alone, keeps real time; HMQ_E_ARG,
+/// HMQ_E_UNSUPPORTED, HMQ_E_CLOSED.
 /// Threads: any.
 /// Blocks: up to the hub's connection_timeout.
 /// Callback: allowed.
@@ -218,7 +219,8 @@ pub unsafe extern "C" fn hmq_sink_complete(sink: *mut hmq_sink, ticket: u64, out
     })
 }
 
-/// Tells that the connection of the caller's broker has changed.
+/// Tells that the connection of the caller's broker has changed. HMQ_SINK_LOST ends its subscriptions
+/// with HMQ_E_BACKEND_DOWN, and its open publishes with HMQ_E_OUTCOME_UNKNOWN.
 ///
 /// - `sink`: in, borrow.
 /// - `what`: in: HMQ_SINK_...

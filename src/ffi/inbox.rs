@@ -100,7 +100,8 @@ pub unsafe extern "C" fn hmq_inbox_on_ready(
 /// - `timeout_ms`: in: -1 for ever, 0 try.
 /// - `count`: out: how many came.
 ///
-/// Codes: HMQ_OK; HMQ_NO_DATA; HMQ_CLOSED when nothing will come any more; HMQ_E_ARG, HMQ_E_ABI.
+/// Codes: HMQ_OK; HMQ_NO_DATA; HMQ_CLOSED when nothing will come any more; HMQ_E_ARG, HMQ_E_ABI,
+/// HMQ_E_RESOURCES.
 /// Threads: any; two polls at a time share the events.
 /// Blocks: up to `timeout_ms`.
 /// Callback: allowed.
@@ -193,7 +194,8 @@ pub unsafe extern "C" fn hmq_inbox_wake(inbox: *mut hmq_inbox) {
     }
 }
 
-/// Frees an inbox: what is in it goes back unsettled, polls that wait end with HMQ_CLOSED.
+/// Frees an inbox and ends its subscriptions: what they have out goes back unsettled, polls that wait
+/// end with HMQ_CLOSED. The handles of the subscriptions stay yours to free.
 ///
 /// - `inbox`: in, own, may be NULL.
 ///
@@ -211,7 +213,7 @@ pub unsafe extern "C" fn hmq_inbox_free(inbox: *mut hmq_inbox) {
             signal::INBOXES.clear(place);
         }
         if let Some(found) = INBOXES.remove(inbox as usize) {
-            found.close();
+            found.end();
         }
     });
 }

@@ -19,7 +19,8 @@ use crate::limits;
 /// - `reason_len`: in: its length, or HMQ_NTS; at most 8 KiB.
 /// - `err`: out, own, may be NULL.
 ///
-/// Codes: HMQ_OK; HMQ_E_STALE if its lease has ended; HMQ_E_SETTLED if it was settled before;
+/// Codes: HMQ_OK; HMQ_E_STALE if its lease has ended, or if an event is to be retried that a purge or
+/// retention has dropped meanwhile; HMQ_E_SETTLED if it was settled before;
 /// HMQ_E_CLOSED if its subscription is closed; HMQ_E_ARG for token 0, which a replay hands out;
 /// HMQ_E_UTF8, HMQ_E_TOO_LARGE.
 /// Threads: any.

@@ -246,9 +246,10 @@ pub struct BrokerHandle(Arc<Alone>);
 struct Alone {
     broker: Arc<dyn Broker>,
     relay: Arc<Relay>,
-    clock: Clock,
     /// The id prefix the broker was made with; its hub takes it over.
     id_prefix: u64,
+    /// One of the program's gets its context from its hub; others have one with real time.
+    custom: Option<Arc<Custom>>,
 }
 
 impl BrokerHandle {
@@ -267,25 +268,19 @@ impl BrokerHandle {
 
     /// A broker supplied by the program, and the sink it answers through.
     pub fn custom(ops: Box<dyn CustomOps>) -> Result<(Self, CustomSink)> {
-        let mut sink = None;
-        let handle = Self::make(|context| {
-            let (broker, own_sink) = Custom::over(ops);
-            broker.attach(context)?;
-            sink = Some(own_sink);
-            Ok(broker as Arc<dyn Broker>)
-        })?;
-        let sink = sink.ok_or_else(|| Error::internal("the custom broker made no sink"))?;
-        Ok((handle, sink))
+        let (custom, sink) = Custom::over(ops);
+        let broker = Arc::clone(&custom) as Arc<dyn Broker>;
+        let alone = Alone { broker, relay: Arc::default(), id_prefix: new_id_prefix(), custom: Some(custom) };
+        Ok((Self(Arc::new(alone)), sink))
     }
 
     /// Any broker, for tests.
     pub fn make(open: impl FnOnce(Context) -> Result<Arc<dyn Broker>>) -> Result<Self> {
         let relay = Arc::new(Relay::default());
-        let clock = Clock::real();
         let id_prefix = new_id_prefix();
         let sink = Arc::clone(&relay) as Arc<dyn BackendSink>;
-        let broker = open(Context { clock: clock.clone(), limits: Limits::production(), id_prefix, sink })?;
-        Ok(Self(Arc::new(Alone { broker, relay, clock, id_prefix })))
+        let broker = open(Context { clock: Clock::real(), limits: Limits::production(), id_prefix, sink })?;
+        Ok(Self(Arc::new(Alone { broker, relay, id_prefix, custom: None })))
     }
 
     /// What it is and whether a hub has it.
@@ -304,8 +299,17 @@ impl BrokerHandle {
     /// Gives it to `hub`; a broker belongs to one hub for ever, in one role or more.
     pub(super) fn give_to(&self, hub: &Arc<Shared>) -> Result<Arc<Backend>> {
         let alone = &self.0;
+        if alone.custom.is_none() && hub.context.clock.is_virtual() {
+            let text = "a broker opened alone keeps real time, and this hub has a virtual clock";
+            return Err(Error::new(Kind::State, text));
+        }
         let backend = Backend::new(Arc::clone(&alone.broker), alone.id_prefix, hub.config.message_bytes_max);
         if alone.relay.connect(hub, &backend) {
+            if let Some(custom) = &alone.custom {
+                let sink = Arc::clone(&alone.relay) as Arc<dyn BackendSink>;
+                let Context { clock, limits, .. } = hub.context.clone();
+                custom.attach(Context { clock, limits, id_prefix: alone.id_prefix, sink })?;
+            }
             return Ok(backend);
         }
         match alone.relay.ends() {
@@ -319,7 +323,7 @@ impl Drop for Alone {
     fn drop(&mut self) {
         // A hub closes its own brokers.
         if self.relay.ends().is_none() {
-            let _ = crate::runtime::wait(self.broker.close(self.clock.now()), Some(Duration::ZERO));
+            let _ = crate::runtime::wait(self.broker.close(Moment(0)), Some(Duration::ZERO));
         }
     }
 }

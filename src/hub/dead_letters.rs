@@ -14,7 +14,7 @@ use super::{Hub, Shared, Timeout};
 use crate::broker::{Delivery, Flow, Group, Ordered, Sink, Source, Start, Stop, SubscribeSpec, Verdict};
 use crate::config::options::{DeadLetterAction, DeadLetterQuery};
 use crate::error::{Error, Kind, Result};
-use crate::limits::PREFETCH_MAX;
+use crate::limits::{PREFETCH_MAX, TOPICS_MAX};
 use crate::message::{HeaderBlock, Message, Record, TopicKind};
 use crate::pattern::{Pattern, DEAD_LETTER_SUFFIX};
 use crate::sync::{Deadline, Mutex};
@@ -69,9 +69,24 @@ impl Shared {
             let all = crate::runtime::wait(admin.describe("#", until), timeout)?;
             names.extend(all.into_iter().filter(|topic| topic.kind == TopicKind::Task.name()).map(|topic| topic.name));
         }
-        let named = self.dead_letter_names.lock();
-        names.retain(|name| name.ends_with(DEAD_LETTER_SUFFIX) || named.contains(name));
+        names.retain(|name| self.keeps_dead_letters(name));
         Ok(names)
+    }
+
+    /// Whether a topic is for dead letters: by its suffix, or as a subscription named it.
+    pub(super) fn keeps_dead_letters(&self, topic: &str) -> bool {
+        topic.ends_with(DEAD_LETTER_SUFFIX) || self.dead_letter_names.lock().contains(topic)
+    }
+
+    /// Notes that a subscription sends its dead letters to `topic`.
+    pub(super) fn remember_dead_letter_topic(&self, topic: &str) -> Result<()> {
+        let mut names = self.dead_letter_names.lock();
+        if names.len() >= TOPICS_MAX && !names.contains(topic) {
+            let text = format!("the hub knows {TOPICS_MAX} names of dead-letter topics already");
+            return Err(Error::new(Kind::Full, text).at("dead_letter", 0, 0));
+        }
+        names.insert(topic.to_owned());
+        Ok(())
     }
 }
 

@@ -65,14 +65,18 @@ thread_local! {
 /// Runs `ask`, a call of a source under the lock of a feed. Sources may tell others meanwhile, as
 /// one without room passes its messages on; whom they tell is kept for after the locks.
 fn collecting<T>(deferred: &mut Deferred, ask: impl FnOnce() -> T) -> T {
-    // A thread that is ending has no list any more; nobody else is on it then.
-    let outer = TOLD.try_with(|told| told.replace(Some(Vec::new())));
-    let answer = ask();
-    if let Ok(outer) = outer {
-        let told = TOLD.try_with(|told| told.replace(outer)).ok().flatten().unwrap_or_default();
-        deferred.0.extend(told.into_iter().map(Later::Ready));
+    /// Moves what was told to where it is kept, also when `ask` panics.
+    struct Collect<'a>(&'a mut Deferred, Option<Vec<Arc<SubShared>>>);
+    impl Drop for Collect<'_> {
+        fn drop(&mut self) {
+            let told = TOLD.try_with(|told| told.replace(self.1.take())).ok().flatten().unwrap_or_default();
+            self.0 .0.extend(told.into_iter().map(Later::Ready));
+        }
     }
-    answer
+    // A thread that is ending has no list any more; it is told at once.
+    let outer = TOLD.try_with(|told| told.replace(Some(Vec::new()))).unwrap_or_default();
+    let _collect = Collect(deferred, outer);
+    ask()
 }
 
 /// Keeps `subscription` for after the locks, if this thread holds any.
@@ -99,9 +103,13 @@ enum Later {
 }
 
 impl Deferred {
-    /// Settles it all. Call with no lock held.
-    pub(super) fn run(self) {
-        for later in self.0 {
+    /// Settles and tells it all. Call with no lock held.
+    pub(super) fn run(mut self) {
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        for later in std::mem::take(&mut self.0) {
             match later {
                 Later::Settle(source, verdicts) => source.settle(&verdicts),
                 Later::Ready(subscription) => subscription.ready(),
@@ -109,6 +117,15 @@ impl Deferred {
                     owner.attempts.bury(&owner.source, open, "its attempts ended without a verdict");
                 }
             }
+        }
+    }
+}
+
+/// A panic between must not keep others waiting: made before the locks, this is dropped after them.
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            let _ = crate::runtime::contained("deferred", || self.finish());
         }
     }
 }
@@ -209,10 +226,11 @@ impl Feed {
             }
             if ready == room && room < wanted {
                 // Paused or without credit: `pause` and `request` tell the sink again.
+                self.want_nothing(state, deferred);
                 break Flow::Idle;
             }
-            if state.flow == Flow::End {
-                break Flow::End;
+            if matches!(state.flow, Flow::End | Flow::Lost) {
+                break state.flow;
             }
             given += self.refill(state, room - ready, deferred, &mut give);
             if given < max && state.buffer.is_empty() && state.flow != Flow::More {
@@ -235,6 +253,7 @@ impl Feed {
             let mut state = self.state.lock();
             state.closed = true;
             self.give_back(&mut state, &mut deferred);
+            self.want_nothing(&mut state, &mut deferred);
         }
         deferred.run();
     }
@@ -256,6 +275,7 @@ impl Feed {
             state.paused = paused;
             if paused {
                 self.give_back(&mut state, &mut deferred);
+                self.want_nothing(&mut state, &mut deferred);
             }
         }
         deferred.run();
@@ -305,6 +325,15 @@ impl Feed {
     /// Deliveries out and not settled.
     pub(super) fn unsettled(&self) -> usize {
         self.ledger.as_ref().map_or(0, LedgerUse::open_count)
+    }
+
+    /// Lets others have what the source was told of.
+    fn want_nothing(&self, state: &mut State, deferred: &mut Deferred) {
+        // What it found stays found; only an end is news.
+        let flow = collecting(deferred, || self.owner.source.fetch(0, &mut state.fetched));
+        if matches!(flow, Flow::End | Flow::Lost) {
+            state.flow = flow;
+        }
     }
 
     fn give_back(&self, state: &mut State, deferred: &mut Deferred) {

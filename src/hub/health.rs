@@ -7,7 +7,6 @@ use serde_json::{json, Value};
 use super::backends::{BackendState, StateChange};
 use super::inbox::Event;
 use super::process::{LogLevel, TextHandler};
-use super::subscribe::as_callback;
 use super::{Hub, Shared};
 use crate::broker::Description;
 use crate::error::{Error, Kind, Result};
@@ -107,12 +106,8 @@ impl Shared {
         }
         let callback = self.notices.callback.lock().clone();
         if let Some(callback) = callback {
-            let hub = self.id;
-            let call = move || {
-                as_callback(hub, 0, || callback.text(LogLevel::Info, &line));
-            };
             if self.completions.reserve().is_ok() {
-                self.completions.push(hub, Box::new(call));
+                self.completions.push(self.id, Box::new(move || callback.text(LogLevel::Info, &line)));
             }
         }
     }

@@ -16,11 +16,12 @@ use std::time::Duration;
 use once_cell::sync::OnceCell;
 
 use super::feed::{Deferred, Incoming};
-use super::subscribe::SubShared;
-use super::{Receipt, Timeout};
+use super::subscribe::{end_of, SubShared};
+use super::{Receipt, Shared, Timeout};
 use crate::broker::Flow;
 use crate::config::options::InboxOptions;
 use crate::error::{Error, Kind, Result};
+use crate::reentrancy::{as_callback, Caller};
 use crate::signal::SignalFd;
 use crate::sync::{Bell, Deadline, Mutex};
 
@@ -87,7 +88,8 @@ pub struct Inbox(pub(super) Arc<InboxShared>);
 /// Shared by the handles and by the subscriptions that feed it.
 #[derive(Debug)]
 pub struct InboxShared {
-    hub: u64,
+    hub: Weak<Shared>,
+    hub_id: u64,
     waker: Arc<InboxWaker>,
     capacity: usize,
     spin: Duration,
@@ -117,6 +119,27 @@ struct State {
 }
 
 impl State {
+    /// Adds a subscription to those that are ready, once.
+    fn list(&mut self, feed: Arc<SubShared>) {
+        if !feed.listed.swap(true, Ordering::Relaxed) {
+            self.ready.push_back(feed);
+        }
+    }
+
+    /// Makes the descriptor quiet, if there is nothing: no event, no end, and no wake-up that a poll
+    /// has not answered.
+    fn rest(&mut self, waker: &InboxWaker) {
+        if !self.is_empty() || self.closed || waker.woken.load(Ordering::SeqCst) {
+            return;
+        }
+        self.signalled = false;
+        waker.signal.clear();
+        // A wake-up that came meanwhile may have been cleared, too.
+        if waker.woken.load(Ordering::SeqCst) {
+            waker.signal.raise();
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.events.is_empty()
     }
@@ -141,11 +164,12 @@ impl InboxWaker {
 }
 
 impl Inbox {
-    pub(super) fn new(hub: u64, options: &InboxOptions) -> Result<Self> {
+    pub(super) fn new(hub: &Arc<Shared>, options: &InboxOptions) -> Result<Self> {
         let signal = SignalFd::new(options.signal)?;
         let waker = InboxWaker { bell: Bell::new(), woken: AtomicBool::new(false), signal };
         Ok(Self(Arc::new(InboxShared {
-            hub,
+            hub: Arc::downgrade(hub),
+            hub_id: hub.id,
             waker: Arc::new(waker),
             capacity: options.capacity,
             spin: options.spin,
@@ -195,7 +219,11 @@ impl Inbox {
         loop {
             let heard = shared.waker.bell.heard();
             let polled = shared.take(max, out);
-            if polled != Polled::NoData || shared.waker.woken.swap(false, Ordering::SeqCst) {
+            if polled != Polled::NoData {
+                return polled;
+            }
+            if shared.waker.woken.swap(false, Ordering::SeqCst) {
+                shared.state.lock().rest(&shared.waker);
                 return polled;
             }
             if timeout == Some(Duration::ZERO) {
@@ -209,12 +237,13 @@ impl Inbox {
         }
     }
 
-    /// Puts events that were polled but not read back to the front, in order.
+    /// Puts events that were polled but not read back to the front, in order. Whoever does it knows
+    /// of them, so `on_ready` is not called.
     pub fn unpoll(&self, events: Vec<Event>) {
         if events.is_empty() {
             return;
         }
-        self.0.put(|state| {
+        self.0.fill(|state| {
             for event in events.into_iter().rev() {
                 state.events.push_front(event);
             }
@@ -225,12 +254,23 @@ impl Inbox {
     pub fn close(&self) {
         self.0.close();
     }
+
+    /// Ends the inbox and the subscriptions that feed it, as nobody will poll it any more.
+    pub fn end(&self) {
+        self.close();
+        let Some(hub) = self.0.hub.upgrade() else { return };
+        let own = Arc::downgrade(&self.0);
+        let all: Vec<_> = hub.subscriptions.lock().values().filter_map(Weak::upgrade).collect();
+        for subscription in all.into_iter().filter(|subscription| subscription.feeds(&own)) {
+            subscription.close_now();
+        }
+    }
 }
 
 impl InboxShared {
     /// Refuses an inbox of another hub: it would end with that hub, not with this one.
     pub(super) fn check_hub(&self, hub: u64) -> Result<()> {
-        if self.hub == hub {
+        if self.hub_id == hub {
             return Ok(());
         }
         Err(Error::new(Kind::Arg, "the inbox belongs to another hub"))
@@ -238,7 +278,7 @@ impl InboxShared {
 
     /// A feed has something, or has ended.
     pub(super) fn feed_ready(&self, feed: Arc<SubShared>) {
-        self.put(|state| state.ready.push_back(feed));
+        self.put(|state| state.list(feed));
     }
 
     /// Queues an event that must not be lost; its place is not counted against the capacity.
@@ -287,6 +327,13 @@ impl InboxShared {
     }
 
     fn put(&self, change: impl FnOnce(&mut State)) {
+        if self.fill(change) {
+            self.call_on_ready();
+        }
+    }
+
+    /// Changes what there is and wakes polls; answers whether it has stopped being empty.
+    fn fill(&self, change: impl FnOnce(&mut State)) -> bool {
         let became_ready = {
             let mut state = self.state.lock();
             let was_empty = state.is_empty();
@@ -298,14 +345,13 @@ impl InboxShared {
             was_empty && !state.is_empty()
         };
         self.waker.bell.ring();
-        if became_ready {
-            self.call_on_ready();
-        }
+        became_ready
     }
 
     fn call_on_ready(&self) {
         if let Some(on_ready) = self.on_ready.get() {
-            crate::runtime::contained("on_ready", || (on_ready.0)());
+            // On a thread that may be closing this hub.
+            as_callback(Caller::Hub(self.hub_id), || crate::runtime::contained("on_ready", || (on_ready.0)()));
         }
     }
 
@@ -322,11 +368,13 @@ impl InboxShared {
                 let tag = feed.tag;
                 let room = max - (out.len() - before);
                 let take = |incoming| out.push(Event::Message { tag, incoming });
-                match feed.feed.take(room, &mut deferred, take) {
-                    Flow::More => state.ready.push_back(feed),
+                feed.listed.store(false, Ordering::Relaxed);
+                let flow = feed.feed.take(room, &mut deferred, take);
+                match flow {
+                    Flow::More => state.list(feed),
                     Flow::Idle => {}
-                    Flow::End => {
-                        if let Some(result) = feed.end_once() {
+                    Flow::End | Flow::Lost => {
+                        if let Some(result) = feed.end_once(end_of(flow)) {
                             state.events.push_back(Event::End { tag, result });
                         }
                         let left = (max - (out.len() - before)).min(state.events.len());
@@ -334,10 +382,7 @@ impl InboxShared {
                     }
                 }
             }
-            if state.is_empty() && !state.closed {
-                state.signalled = false;
-                self.waker.signal.clear();
-            }
+            state.rest(&self.waker);
             state.closed && state.is_empty()
         };
         deferred.run();

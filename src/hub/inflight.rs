@@ -1,14 +1,14 @@
 //! Publishes whose outcome is not known yet, and completions on their way to the program.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use super::publish::{Receipt, ReceiptId};
-use super::subscribe::as_callback;
 use crate::broker::{BackendKind, Level, Outcome, Ticket};
 use crate::error::{Error, Fate, Kind, Result};
-use crate::sync::{Bell, Deadline, Mutex};
+use crate::reentrancy::{as_callback, Caller};
+use crate::sync::{Bell, Deadline, Mutex, MutexGuard};
 
 /// Called once with the outcome of a publish.
 pub(super) type Done = Box<dyn FnOnce(Result<Receipt>) + Send>;
@@ -19,12 +19,15 @@ pub(super) struct Inflight {
     next: AtomicU64,
     changed: Bell,
     entries: Mutex<HashMap<u64, Entry>>,
+    /// Taken out of `entries`, and not told to the end yet.
+    telling: AtomicUsize,
 }
 
 struct Entry {
     op: u64,
     backend: BackendKind,
-    /// Known once the hand-over has returned; the outcome may be there before it.
+    /// Known once the hand-over has returned. Until then the entry stays, whatever its outcome,
+    /// as only the hand-over can say whether the record was taken at all.
     id: Option<ReceiptId>,
     outcome: Option<Outcome>,
     done: Done,
@@ -32,7 +35,24 @@ struct Entry {
 
 impl Inflight {
     pub(super) fn new(window: usize) -> Self {
-        Self { window, next: AtomicU64::new(1), changed: Bell::new(), entries: Mutex::default() }
+        Self {
+            window,
+            next: AtomicU64::new(1),
+            changed: Bell::new(),
+            entries: Mutex::default(),
+            telling: AtomicUsize::new(0),
+        }
+    }
+
+    /// As [`Inflight::enter`], and waits for room in the window.
+    pub(super) fn enter_by(&self, deadline: Deadline, op: u64, backend: BackendKind, done: Done) -> Result<Ticket> {
+        loop {
+            let heard = self.changed.heard();
+            if self.len() < self.window || deadline.has_passed() {
+                return self.enter(op, backend, done);
+            }
+            self.changed.wait(heard, deadline);
+        }
     }
 
     /// Enters a record that is about to be handed over.
@@ -58,15 +78,21 @@ impl Inflight {
         if entry.outcome.is_none() {
             return;
         }
-        let entry = entries.remove(&ticket.0);
-        drop(entries);
-        self.tell(entry);
+        self.tell(entries, ticket);
     }
 
     /// The record was not taken; its `done` is not called.
     pub(super) fn withdraw(&self, ticket: Ticket) {
-        self.entries.lock().remove(&ticket.0);
-        self.changed.ring();
+        let mut entries = self.entries.lock();
+        let was_full = entries.len() >= self.window;
+        let entry = entries.remove(&ticket.0);
+        // Nobody else has reason to look: a ring for each would keep waiting publishers busy.
+        let rings = was_full || entries.is_empty();
+        drop(entries);
+        drop(entry);
+        if rings {
+            self.changed.ring();
+        }
     }
 
     /// Late outcomes. A ticket that is not known was completed before, or cancelled.
@@ -74,45 +100,48 @@ impl Inflight {
         for (ticket, outcome) in outcomes.drain(..) {
             let mut entries = self.entries.lock();
             let Some(entry) = entries.get_mut(&ticket.0) else { continue };
-            entry.outcome = Some(outcome);
+            // The first word counts.
+            entry.outcome.get_or_insert(outcome);
             if entry.id.is_none() {
                 // Still being handed over; `handed_over` tells it.
                 continue;
             }
-            let entry = entries.remove(&ticket.0);
-            drop(entries);
-            self.tell(entry);
+            self.tell(entries, ticket);
         }
     }
 
     /// Completes an operation as cancelled: its message may or may not have arrived.
     pub(super) fn cancel(&self, op: u64) -> Result<()> {
-        let mut entries = self.entries.lock();
-        let found = entries.iter().find(|(_, entry)| entry.op == op).map(|(ticket, _)| *ticket);
-        let entry = found.and_then(|ticket| entries.remove(&ticket));
-        drop(entries);
-        let Some(mut entry) = entry else {
-            return Err(Error::new(Kind::NotFound, "the operation has completed, or was never started"));
-        };
-        entry.outcome = Some(Outcome::Unknown(Error::new(Kind::Cancelled, "the publish was cancelled")));
-        self.tell(Some(entry));
+        let ticket = self.entries.lock().iter().find(|(_, entry)| entry.op == op).map(|(ticket, _)| *ticket);
+        let ticket =
+            ticket.ok_or_else(|| Error::new(Kind::NotFound, "the operation has completed, or was never started"))?;
+        self.complete(&mut vec![(Ticket(ticket), cancelled("the publish was cancelled"))]);
         Ok(())
     }
 
-    /// Completes everything that is left, as a closing hub does.
+    /// Completes everything that is left, as a closing hub does. What is being handed over right
+    /// now completes when that has returned.
     pub(super) fn cancel_all(&self) {
-        let entries = std::mem::take(&mut *self.entries.lock());
-        for (_, mut entry) in entries {
-            let error = Error::new(Kind::Cancelled, "the hub was closed before the outcome was known");
-            entry.outcome.get_or_insert(Outcome::Unknown(error));
-            self.tell(Some(entry));
+        let tickets: Vec<u64> = self.entries.lock().keys().copied().collect();
+        let outcome = || cancelled("the hub was closed before the outcome was known");
+        self.complete(&mut tickets.into_iter().map(|ticket| (Ticket(ticket), outcome())).collect());
+    }
+
+    fn tell(&self, mut entries: MutexGuard<'_, HashMap<u64, Entry>>, ticket: Ticket) {
+        self.telling.fetch_add(1, Ordering::SeqCst);
+        let entry = entries.remove(&ticket.0);
+        drop(entries);
+        if let Some(Entry { backend, id: Some(id), outcome: Some(outcome), done, .. }) = entry {
+            done(outcome.into_result().map(|level| Receipt { level, backend, id, spooled: false }));
         }
+        self.telling.fetch_sub(1, Ordering::SeqCst);
+        self.changed.ring();
     }
 
     pub(super) fn wait_empty(&self, deadline: Deadline) -> Result<()> {
         loop {
             let heard = self.changed.heard();
-            let left = self.len();
+            let left = self.entries.lock().len() + self.telling.load(Ordering::SeqCst);
             if left == 0 {
                 return Ok(());
             }
@@ -123,25 +152,13 @@ impl Inflight {
         }
     }
 
-    pub(super) fn heard(&self) -> u32 {
-        self.changed.heard()
-    }
-
-    pub(super) fn wait_change(&self, heard: u32, deadline: Deadline) {
-        self.changed.wait(heard, deadline);
-    }
-
     pub(super) fn len(&self) -> usize {
         self.entries.lock().len()
     }
+}
 
-    fn tell(&self, entry: Option<Entry>) {
-        if let Some(Entry { backend, id, outcome: Some(outcome), done, .. }) = entry {
-            let id = id.unwrap_or(ReceiptId::Made(0, 0));
-            done(outcome.into_result().map(|level| Receipt { level, backend, id, spooled: false }));
-        }
-        self.changed.ring();
-    }
+fn cancelled(text: &str) -> Outcome {
+    Outcome::Unknown(Error::new(Kind::Cancelled, text))
 }
 
 impl std::fmt::Debug for Inflight {
@@ -224,7 +241,7 @@ impl Completions {
     }
 
     pub(super) fn push(&self, hub: u64, call: Box<dyn FnOnce() + Send>) {
-        self.state.lock().calls.push_back(Box::new(move || as_callback(hub, 0, call)));
+        self.state.lock().calls.push_back(Box::new(move || as_callback(Caller::Hub(hub), call)));
         self.bell.ring();
     }
 
@@ -242,7 +259,7 @@ impl Completions {
         }
     }
 
-    /// Lets the thread end once everything is called.
+    /// Lets the thread end once everything that was reserved is called.
     pub(super) fn stop(&self) {
         self.state.lock().stop = true;
         self.bell.ring();
@@ -254,7 +271,7 @@ impl Completions {
             let next = {
                 let mut queue = self.state.lock();
                 let next = queue.calls.pop_front();
-                if next.is_none() && queue.stop {
+                if next.is_none() && queue.stop && queue.open == 0 {
                     queue.thread_runs = false;
                     return;
                 }
@@ -274,5 +291,37 @@ impl Completions {
 impl std::fmt::Debug for Completions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Completions").field("open", &self.state.lock().open).finish()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
+mod tests {
+    use super::*;
+
+    fn entered(inflight: &Inflight, told: &Arc<AtomicUsize>) -> Ticket {
+        let told = Arc::clone(told);
+        let done = move |_| {
+            told.fetch_add(1, Ordering::SeqCst);
+        };
+        inflight.enter(1, BackendKind::Custom, Box::new(done)).unwrap()
+    }
+
+    /// A close completed what was still being handed over; a hand-over that then failed was told to
+    /// the caller as well, so one publish ended twice.
+    #[test]
+    fn a_publish_that_is_cancelled_while_it_is_handed_over_ends_once() {
+        let (inflight, told) = (Inflight::new(8), Arc::new(AtomicUsize::new(0)));
+        let refused = entered(&inflight, &told);
+        inflight.cancel_all();
+        assert!(inflight.wait_empty(Deadline::after(Some(std::time::Duration::ZERO))).is_err());
+        inflight.withdraw(refused);
+        assert_eq!(told.load(Ordering::SeqCst), 0, "its caller gets the error");
+        let taken = entered(&inflight, &told);
+        inflight.cancel_all();
+        inflight.handed_over(taken, ReceiptId::Made(0, 0), None);
+        inflight.complete(&mut vec![(taken, Outcome::Confirmed(Level::Broker))]);
+        assert_eq!(told.load(Ordering::SeqCst), 1);
+        inflight.wait_empty(Deadline::after(Some(std::time::Duration::ZERO))).unwrap();
     }
 }

@@ -30,7 +30,8 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::message::TopicKind;
 use crate::metrics::Metrics;
-use crate::sync::{Bell, Deadline, Mutex, RwLock};
+use crate::reentrancy::{as_callback, not_from_callback_of, Caller};
+use crate::sync::{Bell, Condvar, Deadline, Mutex, RwLock};
 
 pub mod backends;
 pub mod dead_letters;
@@ -62,7 +63,7 @@ use backends::{Backend, Relay, StateChange};
 use inflight::{Completions, Inflight};
 use publish::Outlet;
 use route::{Routes, Use};
-use subscribe::{not_from_callback, SubShared};
+use subscribe::SubShared;
 
 /// A handle on a hub; cheap to clone. Dropping handles does not close it.
 #[derive(Debug, Clone)]
@@ -93,9 +94,34 @@ pub struct Shared {
     notices: Notices,
     used: AtomicBool,
     closing: AtomicBool,
-    /// Closed to the end; locked while closing.
-    closed: Mutex<bool>,
+    stage: Mutex<Stage>,
+    stage_changed: Condvar,
     stop: Arc<StopFlag>,
+}
+
+/// How far the closing of a hub has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Stage {
+    /// Nobody closes it; perhaps somebody did, and was late.
+    #[default]
+    Open,
+    /// A thread is closing it.
+    Closing,
+    /// All is closed.
+    Closed,
+}
+
+/// A thread's turn at closing. Ends with its drop, so that a panic leaves the turn to the next.
+struct ClosingTurn<'a> {
+    hub: &'a Shared,
+    after: Stage,
+}
+
+impl Drop for ClosingTurn<'_> {
+    fn drop(&mut self) {
+        *self.hub.stage.lock() = self.after;
+        self.hub.stage_changed.notify_all();
+    }
 }
 
 /// Which broker does what. The embedded one is always there.
@@ -196,16 +222,23 @@ impl Hub {
     /// A new inbox.
     pub fn inbox(&self, options: InboxOptions) -> Result<Inbox> {
         self.0.check_open()?;
-        let inbox = Inbox::new(self.0.id, &options)?;
-        let mut inboxes = self.0.inboxes.lock();
-        inboxes.retain(|weak| weak.strong_count() > 0);
-        inboxes.push(Arc::downgrade(&inbox.0));
+        let inbox = Inbox::new(&self.0, &options)?;
+        {
+            let mut inboxes = self.0.inboxes.lock();
+            inboxes.retain(|weak| weak.strong_count() > 0);
+            inboxes.push(Arc::downgrade(&inbox.0));
+        }
+        // A close that has looked at the list before has not seen this one.
+        if self.0.is_closing() {
+            inbox.close();
+        }
+        self.0.check_open()?;
         Ok(inbox)
     }
 
     /// Waits until [`StopFlag::raise`] or the closing of the hub.
     pub fn wait(&self, timeout: Timeout) -> Result<()> {
-        not_from_callback(self.0.id, None, "hmq_hub_wait")?;
+        not_from_callback_of(self.0.id, "hmq_hub_wait")?;
         let deadline = Deadline::after(timeout);
         let stop = &self.0.stop;
         loop {
@@ -228,7 +261,7 @@ impl Hub {
     /// Stops intake, lets running callbacks finish, flushes, closes the brokers. Returns in time;
     /// closing again waits for what was late, and is success once all is closed.
     pub fn close(&self, timeout: Timeout) -> Result<()> {
-        not_from_callback(self.0.id, None, "hmq_hub_close")?;
+        not_from_callback_of(self.0.id, "hmq_hub_close")?;
         self.0.close(Deadline::after(timeout))
     }
 
@@ -288,7 +321,8 @@ impl Shared {
             notices: Notices::default(),
             used: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            closed: Mutex::new(false),
+            stage: Mutex::default(),
+            stage_changed: Condvar::new(),
             stop: Arc::default(),
             context,
             config,
@@ -425,11 +459,8 @@ impl Shared {
     }
 
     fn close(&self, deadline: Deadline) -> Result<()> {
-        let mut closed = self.closed.lock();
-        if *closed {
-            return Ok(());
-        }
-        self.closing.store(true, Ordering::Release);
+        let Some(mut turn) = self.closing_turn(deadline)? else { return Ok(()) };
+        self.closing.store(true, Ordering::SeqCst);
         self.stop.bell.ring();
         let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
         for subscription in subscriptions.into_values().filter_map(|weak| weak.upgrade()) {
@@ -439,6 +470,8 @@ impl Shared {
         let mut answer = self.wait_for_dispatchers(deadline);
         answer = answer.and(self.inflight.wait_empty(deadline));
         self.inflight.cancel_all();
+        // Those that are being handed over end by themselves.
+        answer = answer.and(self.inflight.wait_empty(deadline));
         answer = answer.and(self.completions.wait_empty(deadline));
         self.completions.stop();
         let mut lost = 0;
@@ -452,15 +485,35 @@ impl Shared {
         if lost > 0 {
             self.log_warn("closed_with_messages", &format!("{lost} messages in memory were not delivered"));
         }
-        for inbox in self.inboxes.lock().drain(..).filter_map(|weak| weak.upgrade()) {
+        let inboxes = std::mem::take(&mut *self.inboxes.lock());
+        for inbox in inboxes.into_iter().filter_map(|weak| weak.upgrade()) {
             inbox.close();
         }
         self.outlets.write().clear();
         let callback = self.notices.callback.lock().take();
-        drop(callback);
-        // A close that was late is waited for again by the next one.
-        *closed = answer.is_ok();
+        // Runs the program's drop function.
+        as_callback(Caller::Hub(self.id), || drop(callback));
+        if answer.is_ok() {
+            turn.after = Stage::Closed;
+        }
         answer
+    }
+
+    /// Takes the turn at closing; `None` if all is closed. A close that was late, or runs on
+    /// another thread, is waited for.
+    fn closing_turn(&self, deadline: Deadline) -> Result<Option<ClosingTurn<'_>>> {
+        let mut stage = self.stage.lock();
+        while *stage == Stage::Closing {
+            if deadline.has_passed() {
+                return Err(Error::new(Kind::Timeout, "the hub is still being closed by another thread"));
+            }
+            stage = self.stage_changed.wait_until(stage, deadline.instant());
+        }
+        if *stage == Stage::Closed {
+            return Ok(None);
+        }
+        *stage = Stage::Closing;
+        Ok(Some(ClosingTurn { hub: self, after: Stage::Open }))
     }
 
     fn wait_for_dispatchers(&self, deadline: Deadline) -> Result<()> {

@@ -6,14 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use serde_json::json;
 
 use super::inbox::Event;
-use super::subscribe::as_callback;
 use super::{Shared, Timeout};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::reentrancy::{as_callback, not_from_any_callback, not_from_log, Caller};
 use crate::sync::{Bell, Deadline, Mutex};
 
 /// How loud a log line is. The numbers are those of the C ABI.
@@ -71,55 +70,63 @@ static LOG: Mutex<Log> =
 static LINE: Bell = Bell::new();
 static HUBS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 
-/// Marks the log thread's callbacks, which belong to no hub.
-const NO_HUB: u64 = 0;
-
 /// Sets or removes the process's log callback. When it returns, the old one is not called any more.
 pub fn set_log(level: LogLevel, handler: Option<Box<dyn TextHandler>>) -> Result<()> {
-    super::subscribe::not_from_callback(NO_HUB, None, "hmq_log_set")?;
-    let mut log = LOG.lock();
+    not_from_log("hmq_log_set")?;
+    swap_log(level, handler, Deadline::after(None))
+}
+
+fn swap_log(level: LogLevel, handler: Option<Box<dyn TextHandler>>, deadline: Deadline) -> Result<()> {
     let wanted = if handler.is_some() { level as i32 } else { 0 };
-    let old = std::mem::replace(&mut log.handler, handler.map(Arc::from));
-    log.lines.clear();
-    if log.handler.is_some() && !log.thread_runs {
-        crate::runtime::spawn_thread("hmq-log", run_log)?;
-        log.thread_runs = true;
-    }
-    LEVEL.store(wanted, Ordering::Release);
-    LINE.ring();
-    while log.calling {
-        let heard = LINE.heard();
-        drop(log);
-        LINE.wait(heard, Deadline::after(Some(Duration::from_millis(50))));
-        log = LOG.lock();
-    }
-    drop(log);
+    let old = {
+        let mut log = LOG.lock();
+        if handler.is_some() && !log.thread_runs {
+            // Before anything is changed; it waits for the lock.
+            crate::runtime::spawn_thread("hmq-log", run_log)?;
+            log.thread_runs = true;
+        }
+        log.lines.clear();
+        LEVEL.store(wanted, Ordering::Release);
+        std::mem::replace(&mut log.handler, handler.map(Arc::from))
+    };
     drop(old);
-    Ok(())
+    LINE.ring();
+    loop {
+        let heard = LINE.heard();
+        if !LOG.lock().calling {
+            return Ok(());
+        }
+        if deadline.has_passed() {
+            return Err(Error::new(Kind::Timeout, "the log callback is still running"));
+        }
+        LINE.wait(heard, deadline);
+    }
 }
 
 fn run_log() {
     loop {
         let heard = LINE.heard();
         let mut log = LOG.lock();
-        let Some(handler) = log.handler.clone() else {
+        let Some(handler) = &log.handler else {
             log.thread_runs = false;
             return;
         };
-        let line = log.lines.pop_front();
-        log.calling = line.is_some();
+        // Held while it is called only, so that its end is known to whoever replaces it.
+        let handler = Arc::clone(handler);
+        let next = log.lines.pop_front().map(|line| (handler, line));
+        log.calling = next.is_some();
         drop(log);
-        match line {
-            Some((level, json)) => {
-                as_callback(NO_HUB, 0, || crate::runtime::contained("log callback", || handler.text(level, &json)));
-                drop(handler);
+        match next {
+            Some((handler, (level, json))) => {
+                as_callback(Caller::Log, || {
+                    crate::runtime::contained("log callback", || handler.text(level, &json));
+                    // Perhaps the last hold of it, which runs the program's drop function.
+                    drop(handler);
+                });
                 LOG.lock().calling = false;
                 LINE.ring();
             }
-            None => {
-                drop(handler);
-                LINE.wait(heard, Deadline::after(None));
-            }
+            None => LINE.wait(heard, Deadline::after(None)),
         }
     }
 }
@@ -187,7 +194,7 @@ pub(super) fn register(hub: &Arc<Shared>) {
 /// Closes every hub, removes the log callback, and waits until all threads of the library have
 /// ended. The library can be used again afterwards.
 pub fn shutdown(timeout: Timeout) -> Result<()> {
-    super::subscribe::not_from_any_callback("hmq_shutdown")?;
+    not_from_any_callback("hmq_shutdown")?;
     let deadline = Deadline::after(timeout);
     // They stay in the list, for a second try after one that was late.
     let hubs: Vec<_> = HUBS.lock().iter().filter_map(Weak::upgrade).collect();
@@ -195,6 +202,6 @@ pub fn shutdown(timeout: Timeout) -> Result<()> {
     for hub in hubs {
         answer = answer.and(super::Hub(hub).close(deadline.left()));
     }
-    answer = answer.and(set_log(LogLevel::Error, None));
+    answer = answer.and(swap_log(LogLevel::Error, None, deadline));
     answer.and(crate::runtime::shutdown(deadline.left()))
 }

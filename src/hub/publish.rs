@@ -5,14 +5,13 @@
 //! has answered by then; a server answers later, by ticket, through [`Inflight`].
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::backends::Backend;
 use super::inbox::{Event, Inbox};
 use super::inflight::Done;
 use super::route::Use;
-use super::subscribe::not_from_callback;
 use super::{Hub, Shared, Timeout};
 use crate::broker::checked::check_record;
 use crate::broker::{BackendKind, Batch, Destination, Level, Ticket, Wake};
@@ -21,6 +20,7 @@ use crate::error::{Error, Fate, Kind, Result};
 use crate::limits;
 use crate::message::{HeaderBlock, Headers, MessageId, Record, TopicKind};
 use crate::metrics::Counter;
+use crate::reentrancy::not_from_callback_of;
 use crate::sync::{Bell, Deadline};
 
 /// What a successful publish answers.
@@ -149,7 +149,7 @@ impl Hub {
     /// Waits until every publish accepted so far has its outcome and its completion has been told.
     pub fn flush(&self, timeout: Timeout) -> Result<()> {
         self.0.check_open()?;
-        not_from_callback(self.0.id, None, "hmq_hub_flush")?;
+        not_from_callback_of(self.0.id, "hmq_hub_flush")?;
         let deadline = Deadline::after(timeout);
         self.0.inflight.wait_empty(deadline)?;
         self.0.completions.wait_empty(deadline)
@@ -194,12 +194,8 @@ impl Publisher {
         let hub = &own.hub;
         hub.completions.reserve()?;
         let op = hub.next_id();
-        let told = Arc::downgrade(hub);
-        let tell = Box::new(move |result| {
-            if let Some(hub) = told.upgrade() {
-                hub.completions.push(hub.id, Box::new(move || done(result)));
-            }
-        });
+        let (id, completions) = (hub.id, Arc::clone(&hub.completions));
+        let tell = Box::new(move |result| completions.push(id, Box::new(move || done(result))));
         hub.publish_async(&own.outlet, record, own.require, op, tell).inspect_err(|_| hub.completions.unreserve())?;
         Ok(op)
     }
@@ -313,13 +309,17 @@ impl Shared {
         tell: Done,
     ) -> Result<()> {
         self.check_publish(outlet, record, require)?;
-        let now = Some(Duration::ZERO);
         if outlet.backend.kind == BackendKind::Embedded {
-            tell(Ok(self.publish_one(outlet, record, require, now)?));
+            tell(Ok(self.publish_one(outlet, record, require, Some(Duration::ZERO))?));
             return Ok(());
         }
         let ticket = self.inflight.enter(op, outlet.backend.kind, tell)?;
-        let handed = self.hand_over(outlet, std::slice::from_ref(record), ticket, now);
+        self.hand_over_ticket(outlet, record, ticket)
+    }
+
+    /// Hands over a record that is in flight already; an error withdraws it.
+    fn hand_over_ticket(&self, outlet: &Outlet, record: &Record<'_>, ticket: Ticket) -> Result<()> {
+        let handed = self.hand_over(outlet, std::slice::from_ref(record), ticket, Some(Duration::ZERO));
         match (handed.count, handed.stopped) {
             (1, _) => {
                 self.count_published(1, record.payload.len());
@@ -341,22 +341,25 @@ impl Shared {
         require: Option<Level>,
         timeout: Timeout,
     ) -> Result<Receipt> {
-        let slot = Arc::new(super::inflight::Answer::default());
-        let answer = Arc::clone(&slot);
-        let op = self.next_id();
+        let answer = Arc::new(super::inflight::Answer::default());
+        let (op, kind) = (self.next_id(), outlet.backend.kind);
         let deadline = Deadline::after(timeout);
+        let mut space: Option<Arc<SpaceBell>> = None;
         loop {
-            let answer = Arc::clone(&answer);
-            let heard = self.inflight.heard();
-            let started = self.publish_async(outlet, record, require, op, Box::new(move |result| answer.set(result)));
-            match started {
-                Err(error) if error.kind() == Kind::Full && !deadline.has_passed() => {
-                    self.inflight.wait_change(heard, deadline);
-                }
-                other => break other?,
+            self.check_publish(outlet, record, require)?;
+            let told = Arc::clone(&answer);
+            // Its place in the window is given back while it waits for space.
+            let ticket = self.inflight.enter_by(deadline, op, kind, Box::new(move |result| told.set(result)))?;
+            let heard = space.as_ref().map(|space| space.hang_up(outlet));
+            match (self.hand_over_ticket(outlet, record, ticket), &space, heard) {
+                (Err(error), ..) if error.kind() != Kind::Full || deadline.has_passed() => return Err(error),
+                (Err(_), Some(space), Some(heard)) => space.0.wait(heard, deadline),
+                // Once more, now that a bell is hung up.
+                (Err(_), ..) => space = Some(Arc::default()),
+                (Ok(()), ..) => break,
             }
         }
-        slot.wait(deadline).inspect_err(|error| {
+        answer.wait(deadline).inspect_err(|error| {
             if error.fate() == Some(Fate::Unknown) {
                 self.metrics.add(Counter::PublishUnknown, 1);
             }
@@ -370,11 +373,7 @@ impl Shared {
         let mut backoff = BACKOFF_FIRST;
         loop {
             let rest = records.get(handed.count..).unwrap_or_default();
-            let heard = waiting.as_ref().map(|(space, _)| {
-                let heard = space.0.heard();
-                outlet.destination.on_space(Arc::clone(space) as Arc<dyn Wake>);
-                heard
-            });
+            let heard = waiting.as_ref().map(|(space, _)| space.hang_up(outlet));
             let batch = Batch {
                 records: rest,
                 first_ticket: Ticket(first_ticket.0 + handed.count as u64),
@@ -501,6 +500,16 @@ const SPIN_FOR_SPACE: Duration = Duration::from_micros(20);
 /// Rung when a destination has space again.
 #[derive(Debug, Default)]
 struct SpaceBell(Bell);
+
+impl SpaceBell {
+    /// Hangs it up for the next space; answers the rings heard before.
+    fn hang_up(self: &Arc<Self>, outlet: &Outlet) -> u32 {
+        let heard = self.0.heard();
+        let weak: Weak<Self> = Arc::downgrade(self);
+        outlet.destination.on_space(weak);
+        heard
+    }
+}
 
 impl Wake for SpaceBell {
     fn wake(&self) {

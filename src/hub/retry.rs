@@ -13,7 +13,7 @@ use super::settle::{Decision, Open};
 use super::Shared;
 use crate::broker::{Source, Verdict};
 use crate::config::RetryPolicy;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::message::{HeaderBlock, Message, Record, TopicKind};
 use crate::metrics::{Counter, Metrics};
 use crate::pattern::DEAD_LETTER_SUFFIX;
@@ -76,7 +76,8 @@ impl Attempts {
 
     /// Whether a delivery is beyond its last attempt. A dead letter never is.
     pub fn exhausted(&self, attempt: u32, message: &Message) -> bool {
-        attempt > self.policy.attempts && message.headers().find(ORIGIN_TOPIC).is_none()
+        let is_dead_letter = || self.hub.upgrade().is_some_and(|hub| hub.keeps_dead_letters(message.topic()));
+        attempt > self.policy.attempts && !is_dead_letter()
     }
 
     /// Counts a settlement.
@@ -89,11 +90,18 @@ impl Attempts {
         self.metrics.add(counter, count);
     }
 
-    /// Carries out a decision other than an acknowledgement.
-    pub fn decide(&self, source: &Arc<dyn Source>, open: Open, decision: Decision<'_>) {
+    /// Carries out a decision.
+    pub fn decide(&self, source: &Arc<dyn Source>, open: Open, decision: Decision<'_>) -> Result<()> {
         let attempt = open.attempt;
         match decision {
             Decision::Ack => source.settle(&[(open.tag, Verdict::Ack)]),
+            Decision::Retry { .. } if attempt < self.policy.attempts && self.is_gone(source, open) => {
+                source.settle(&[(open.tag, Verdict::Ack)]);
+                return Err(Error::new(
+                    Kind::Stale,
+                    "retention or a purge has dropped this event: it cannot come back",
+                ));
+            }
             Decision::Retry { delay, reason } if attempt < self.policy.attempts => {
                 let delay = delay.unwrap_or_else(|| backoff(&self.policy, attempt, self.chance()));
                 tracing::debug!(attempt, reason, "handed over again after {delay:?}");
@@ -108,6 +116,13 @@ impl Attempts {
                 self.bury(source, open, reason);
             }
         }
+        self.count_settled(decision, 1);
+        Ok(())
+    }
+
+    /// Whether an event was dropped from its log while it was out.
+    fn is_gone(&self, source: &Arc<dyn Source>, open: Open) -> bool {
+        self.kind == TopicKind::Event && source.held(open.tag).is_none()
     }
 
     /// Writes the dead letter and then acknowledges the original; if it cannot be written, the
@@ -122,7 +137,8 @@ impl Attempts {
             return source.settle(&[(open.tag, Verdict::Ack)]);
         };
         let later = backoff(&self.policy, open.attempt, self.chance());
-        if message.headers().find(ORIGIN_TOPIC).is_some() {
+        // Told by the topic, not by a header: a message that brings such headers is like any other.
+        if hub.keeps_dead_letters(message.topic()) {
             // A dead letter has nowhere further to go: it stays, for another look.
             return source.settle(&[(open.tag, Verdict::Retry(later))]);
         }

@@ -64,12 +64,7 @@ pub enum Decision<'a> {
 /// Settles one delivery. Any thread; never blocks on a broker.
 pub fn settle(token: Token, decision: Decision<'_>) -> Result<()> {
     let (open, owner) = ledger_of(token)?.take(token)?;
-    owner.count_settled(decision, 1);
-    match decision {
-        Decision::Ack => owner.source.settle(&[(open.tag, Verdict::Ack)]),
-        _ => owner.attempts.decide(&owner.source, open, decision),
-    }
-    Ok(())
+    owner.attempts.decide(&owner.source, open, decision)
 }
 
 /// Settles `count` deliveries: `get` names each token and decision, `put` gets each result. Runs
@@ -127,12 +122,6 @@ pub struct Owner {
     pub attempts: Attempts,
 }
 
-impl Owner {
-    fn count_settled(&self, decision: Decision<'_>, count: u64) {
-        self.attempts.count_settled(decision, count);
-    }
-}
-
 /// A delivery that is out.
 #[derive(Debug, Clone, Copy)]
 pub struct Open {
@@ -179,7 +168,7 @@ impl Ledger {
             state.owner.clone()
         };
         if let (Some(owner), false) = (owner, verdicts.is_empty()) {
-            owner.count_settled(Decision::Ack, verdicts.len() as u64);
+            owner.attempts.count_settled(Decision::Ack, verdicts.len() as u64);
             owner.source.settle(verdicts);
         }
         verdicts.clear();

@@ -4,8 +4,7 @@
 //! and ordered, and a slow handler delays nobody else. Closing one waits until no callback runs
 //! and none will, which is counted, not guessed from a flag.
 
-use std::cell::Cell;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use serde_json::{json, Value};
@@ -24,6 +23,7 @@ use crate::limits::{DISPATCHERS_MAX, PREFETCH_MAX, SPIN};
 use crate::message::TopicKind;
 use crate::metrics::Counter;
 use crate::pattern::Pattern;
+use crate::reentrancy::{as_callback, not_from_handler_of, Caller};
 use crate::sync::{Bell, Condvar, Deadline, Mutex};
 
 /// What a callback answers.
@@ -80,6 +80,8 @@ pub(super) struct SubShared {
     hub_id: u64,
     inbox: Option<WeakInbox>,
     bell: Bell,
+    /// In the inbox's list of those that are ready; guarded by the inbox's lock.
+    pub(super) listed: AtomicBool,
     life: Mutex<Life>,
     life_changed: Condvar,
 }
@@ -94,41 +96,6 @@ struct Life {
     closing: bool,
     ended: Option<Result<()>>,
     end_told: bool,
-}
-
-thread_local! {
-    /// Hub and subscription whose callback runs on this thread; subscription 0 for other callbacks.
-    static RUNNING: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
-}
-
-/// Marks the present thread as running a callback of `hub` while `body` runs.
-pub(super) fn as_callback<T>(hub: u64, subscription: u64, body: impl FnOnce() -> T) -> T {
-    let before = RUNNING.with(|running| running.replace(Some((hub, subscription))));
-    let out = body();
-    RUNNING.with(|running| running.set(before));
-    out
-}
-
-/// Refuses a call that would wait for the callback it is made from.
-pub(super) fn not_from_callback(hub: u64, subscription: Option<u64>, what: &str) -> Result<()> {
-    let inside = RUNNING.with(Cell::get).is_some_and(|(own_hub, own_subscription)| {
-        own_hub == hub && subscription.is_none_or(|wanted| wanted == own_subscription)
-    });
-    if inside {
-        return Err(Error::new(
-            Kind::Reentrant,
-            format!("{what} would wait for the callback it is called from; call it from another thread"),
-        ));
-    }
-    Ok(())
-}
-
-/// Refuses a call that would wait for every callback there is.
-pub(super) fn not_from_any_callback(what: &str) -> Result<()> {
-    match RUNNING.with(Cell::get) {
-        Some((hub, _)) => not_from_callback(hub, None, what),
-        None => Ok(()),
-    }
 }
 
 impl Hub {
@@ -174,7 +141,6 @@ impl Hub {
                     let text = format!("`dead_letter`: the subscription to `{}` would receive it", options.topic);
                     return Err(Error::new(Kind::Config, text).at("dead_letter", 0, 0));
                 }
-                self.0.dead_letter_names.lock().insert(name.clone());
                 Some(DeadLetterTopic::Named(name))
             }
         };
@@ -214,15 +180,22 @@ impl Hub {
         hub.mark_used();
         let concurrency = making.concurrency;
         let sink = Arc::new(SubSink::default());
+        if let Some(DeadLetterTopic::Named(name)) = &making.dead_letter {
+            hub.remember_dead_letter_topic(name)?;
+        }
         let source = hub.open_source(&making.spec, Arc::clone(&sink) as Arc<dyn Sink>, timeout)?;
-        let opened = SubShared::new(hub, making, source, &target);
-        let shared = opened?;
+        let shared = SubShared::new(hub, making, &source, &target).inspect_err(|_| source.close())?;
         hub.subscriptions.lock().insert(shared.id, Arc::downgrade(&shared));
-        if let Target::Callback(handler) = target {
-            if let Err(error) = start_dispatchers(hub, &shared, handler, concurrency) {
-                shared.close_now();
-                return Err(error);
-            }
+        let mut started = hub.check_open();
+        if let (Ok(()), Target::Callback(handler)) = (&started, target) {
+            started = start_dispatchers(hub, &shared, handler, concurrency);
+        }
+        // A close that has looked at the list before has not seen this one.
+        if let Err(error) = started.and_then(|()| hub.check_open()) {
+            shared.close_now();
+            // They have called nothing, or are told to stop: their user data are dropped before this returns.
+            shared.wait_for_dispatchers(Deadline::after(None))?;
+            return Err(error);
         }
         sink.attach(&shared);
         Ok(Subscription(shared))
@@ -242,7 +215,7 @@ impl Subscription {
 
     /// Waits until the subscription has ended, and answers how.
     pub fn wait(&self, timeout: Timeout) -> Result<()> {
-        not_from_callback(self.0.hub_id, Some(self.0.id), "hmq_sub_wait")?;
+        not_from_handler_of(self.0.hub_id, self.0.id, "hmq_sub_wait")?;
         let deadline = Deadline::after(timeout);
         let mut life = self.0.life.lock();
         loop {
@@ -286,7 +259,7 @@ impl Subscription {
 
     /// Ends the subscription and waits until no callback of it runs. Closing again is success.
     pub fn close(&self, timeout: Timeout) -> Result<()> {
-        not_from_callback(self.0.hub_id, Some(self.0.id), "hmq_sub_close")?;
+        not_from_handler_of(self.0.hub_id, self.0.id, "hmq_sub_close")?;
         self.0.close_now();
         self.0.wait_for_dispatchers(Deadline::after(timeout))
     }
@@ -298,9 +271,9 @@ impl Subscription {
 }
 
 impl SubShared {
-    fn new(hub: &Arc<Shared>, making: Making, source: Arc<dyn Source>, target: &Target<'_>) -> Result<Arc<Self>> {
+    fn new(hub: &Arc<Shared>, making: Making, source: &Arc<dyn Source>, target: &Target<'_>) -> Result<Arc<Self>> {
         let attempts = Attempts::new(hub, making.spec.kind, making.retry, making.dead_letter);
-        let owner = Arc::new(Owner { source, attempts });
+        let owner = Arc::new(Owner { source: Arc::clone(source), attempts });
         let ledger = if making.spec.read_only { None } else { Some(LedgerUse::obtain()?) };
         let (inbox, tag) = match target {
             Target::Callback(_) => (None, 0),
@@ -316,6 +289,7 @@ impl SubShared {
             hub_id: hub.id,
             inbox,
             bell: Bell::new(),
+            listed: AtomicBool::new(false),
             life: Mutex::default(),
             life_changed: Condvar::new(),
         }))
@@ -358,7 +332,7 @@ impl SubShared {
         if running == 0 {
             self.feed.close();
         }
-        if let Some(result) = self.end_once() {
+        if let Some(result) = self.end_once(Ok(())) {
             if let Some(inbox) = self.inbox.as_ref().and_then(Weak::upgrade) {
                 inbox.push_end(self.tag, result);
             }
@@ -368,10 +342,11 @@ impl SubShared {
         }
     }
 
-    /// The result to report as the last event, for the first that asks.
-    pub(super) fn end_once(&self) -> Option<Result<()>> {
+    /// Ends it with `result`, if it has not ended; answers what to report as the last event, to the
+    /// first that asks.
+    pub(super) fn end_once(&self, result: Result<()>) -> Option<Result<()>> {
         let mut life = self.life.lock();
-        let result = life.ended.get_or_insert(Ok(())).clone();
+        let result = life.ended.get_or_insert(result).clone();
         let first = !std::mem::replace(&mut life.end_told, true);
         drop(life);
         self.life_changed.notify_all();
@@ -393,6 +368,16 @@ impl SubShared {
         self.life.lock().closing
     }
 
+    /// Whose function runs while its handler does.
+    fn caller(&self) -> Caller {
+        Caller::Subscription { hub: self.hub_id, id: self.id }
+    }
+
+    /// Whether its deliveries go into `inbox`.
+    pub(super) fn feeds(&self, inbox: &WeakInbox) -> bool {
+        self.inbox.as_ref().is_some_and(|own| own.ptr_eq(inbox))
+    }
+
     fn dispatch(&self, handler: &dyn Handler) {
         loop {
             let heard = self.bell.heard();
@@ -405,9 +390,9 @@ impl SubShared {
             deferred.run();
             match (next, flow) {
                 (Some(incoming), _) => self.handle(handler, incoming),
-                (None, Flow::End) => {
+                (None, Flow::End | Flow::Lost) => {
                     // Told by `wait`; an inbox does not exist here.
-                    let _ = self.end_once();
+                    let _ = self.end_once(end_of(flow));
                     return;
                 }
                 (None, Flow::More) => {}
@@ -418,8 +403,7 @@ impl SubShared {
 
     fn handle(&self, handler: &dyn Handler, incoming: Incoming) {
         let token = incoming.token;
-        let answer =
-            as_callback(self.hub_id, self.id, || crate::runtime::contained("handler", || handler.handle(incoming)));
+        let answer = as_callback(self.caller(), || crate::runtime::contained("handler", || handler.handle(incoming)));
         if token == 0 {
             return;
         }
@@ -440,6 +424,14 @@ impl SubShared {
         };
         // An error means that the handler settled it by token, or that its lease has ended.
         let _ = settle::settle(token, decision);
+    }
+}
+
+/// How a subscription ends whose source says so.
+pub(super) fn end_of(flow: Flow) -> Result<()> {
+    match flow {
+        Flow::Lost => Err(Error::new(Kind::BackendDown, "the subscription ended with the connection of its backend")),
+        Flow::End | Flow::Idle | Flow::More => Ok(()),
     }
 }
 
@@ -471,7 +463,7 @@ fn start_dispatchers(
             own.dispatch(&*handler);
             // The program's data is dropped before the end is told, so a close that has returned
             // means that the drop function has run.
-            drop(handler);
+            as_callback(own.caller(), || crate::runtime::contained("drop of a handler", || drop(handler)));
             drop(ended);
         })?;
     }

@@ -302,7 +302,7 @@ impl Consumer {
             }
             let got = texts(&out);
             match flow {
-                Flow::End => panic!("{} of {count} deliveries came before the end: {got:?}", out.len()),
+                Flow::End | Flow::Lost => panic!("{} of {count} deliveries came before the end: {got:?}", out.len()),
                 Flow::More => assert!(Instant::now() < deadline, "only {got:?} of {count} came; more was promised"),
                 Flow::Idle => {
                     self.bell.wait_beyond(rings, deadline, || format!("{} of {count} came: {got:?}", out.len()))
@@ -341,7 +341,7 @@ impl Consumer {
             let mut out = Vec::new();
             let flow = self.source.fetch(1, &mut out);
             assert!(out.is_empty(), "nothing was due, but this came: {:?} attempt {}", texts(&out), out[0].attempt);
-            if flow == Flow::End || Instant::now() >= deadline {
+            if matches!(flow, Flow::End | Flow::Lost) || Instant::now() >= deadline {
                 return;
             }
             self.bell.wait_until(rings, deadline);
@@ -358,7 +358,7 @@ impl Consumer {
             let flow = self.source.fetch(10, &mut out);
             assert!(out.is_empty(), "the end was due, but this came: {:?}", texts(&out));
             match flow {
-                Flow::End => return,
+                Flow::End | Flow::Lost => return,
                 Flow::More => assert!(Instant::now() < deadline, "the end did not come"),
                 Flow::Idle => self.bell.wait_beyond(rings, deadline, || "no end yet".into()),
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use helixmq::broker::{TopicSpec, Verdict, Wake};
+use helixmq::broker::{TopicSpec, Verdict};
 use helixmq::error::Kind;
 use helixmq::message::{Record, TopicKind};
 
@@ -32,7 +32,7 @@ pub fn full_says_when_there_is_space(bench: &Bench) {
     let to = bench.destination(&topic, TopicKind::Task);
     assert_eq!(bench.offer(&*to, &records(&["a", "b", "c"])).0.count, 2);
     let bell = Arc::new(Bell::default());
-    to.on_space(Arc::<Bell>::clone(&bell));
+    to.on_space(Arc::<Bell>::downgrade(&bell));
     assert_eq!(bell.rings(), 0, "there is no space yet");
     let consumer = bench.worker(&topic, 10);
     let out = consumer.take(2);
@@ -46,8 +46,7 @@ pub fn full_says_when_there_is_space(bench: &Bench) {
 pub fn space_that_is_there_is_said_at_once(bench: &Bench) {
     let to = bench.destination(&bench.topic(), TopicKind::Task);
     let bell = Arc::new(Bell::default());
-    let waker: Arc<dyn Wake> = Arc::<Bell>::clone(&bell);
-    to.on_space(waker);
+    to.on_space(Arc::<Bell>::downgrade(&bell));
     bell.wait();
 }
 
@@ -92,7 +91,7 @@ pub fn a_slow_consumer_is_back_pressure(bench: &Bench) {
         let bell = Arc::new(Bell::default());
         let full = taken < ALL;
         if full {
-            to.on_space(Arc::<Bell>::clone(&bell));
+            to.on_space(Arc::<Bell>::downgrade(&bell));
         }
         got.extend(consumer.ack(1));
         if full {

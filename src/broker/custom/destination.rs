@@ -113,14 +113,16 @@ impl Destination for CustomDestination {
         Taken { count, first_seq, level, stopped }
     }
 
-    fn on_space(&self, waker: Arc<dyn Wake>) {
-        let Some(shared) = self.shared.upgrade() else { return waker.wake() };
-        let mut state = shared.state.lock();
-        if state.closed || state.space_signs != self.signs_seen.load(Ordering::Relaxed) {
-            drop(state);
-            return waker.wake();
+    fn on_space(&self, waker: Weak<dyn Wake>) {
+        if let Some(shared) = self.shared.upgrade() {
+            let mut state = shared.state.lock();
+            if !state.closed && state.space_signs == self.signs_seen.load(Ordering::Relaxed) {
+                return state.wakers.add(waker);
+            }
         }
-        state.wakers.push(waker);
+        if let Some(waker) = waker.upgrade() {
+            waker.wake();
+        }
     }
 }
 

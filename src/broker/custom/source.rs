@@ -105,6 +105,9 @@ pub(super) struct CustomSource {
 impl Source for CustomSource {
     fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow {
         let mut state = self.subscriber.state.lock();
+        if state.ended {
+            return Flow::Lost;
+        }
         let count = state.waiting.len().min(max);
         out.extend(state.waiting.drain(..count));
         if state.waiting.is_empty() {

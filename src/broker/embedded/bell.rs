@@ -1,6 +1,7 @@
 //! How a source learns that one of its topics has something: a list of those topics, and one call
 //! of the sink while the source is idle.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use crate::broker::Sink;
@@ -9,6 +10,8 @@ use crate::sync::Mutex;
 /// A source's end of all wake-ups.
 pub(super) struct Bell {
     sink: Arc<dyn Sink>,
+    /// Hints wait in `state`, for a look without the lock.
+    rung: AtomicBool,
     state: Mutex<Rung>,
 }
 
@@ -24,7 +27,7 @@ struct Rung {
 impl Bell {
     /// A bell for `sink`.
     pub fn new(sink: Arc<dyn Sink>) -> Self {
-        Self { sink, state: Mutex::default() }
+        Self { sink, rung: AtomicBool::new(false), state: Mutex::default() }
     }
 
     /// Notes that `member` has something; `true` if the sink must be called (with no lock held).
@@ -32,12 +35,25 @@ impl Bell {
     pub fn hint(&self, member: u32) -> bool {
         let mut state = self.state.lock();
         state.hot.push(member);
+        self.rung.store(true, Ordering::Release);
         std::mem::take(&mut state.idle)
+    }
+
+    /// Whether there are hints to collect.
+    #[inline]
+    pub fn has_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// Wants no call of the sink until it goes idle again; hints are kept.
+    pub fn leave(&self) {
+        self.state.lock().idle = false;
     }
 
     /// Moves the hints into `hot`, without doubles.
     pub fn collect(&self, hot: &mut Vec<u32>) {
         let mut state = self.state.lock();
+        self.rung.store(false, Ordering::Release);
         for member in state.hot.drain(..) {
             if !hot.contains(&member) {
                 hot.push(member);

@@ -222,7 +222,7 @@ impl Source for EventSource {
         let before = out.len();
         let mut flow = Flow::More;
         if want == 0 {
-            inner.starved = true;
+            inner.starved |= max > 0;
             flow = Flow::Idle;
         }
         self.bell.collect_or_all(&mut inner.hot, inner.members.len());

@@ -449,7 +449,7 @@ impl Destination for Log {
         }
     }
 
-    fn on_space(&self, waker: Arc<dyn Wake>) {
+    fn on_space(&self, waker: Weak<dyn Wake>) {
         let full = {
             let state = self.state.lock();
             state.life == Life::Open && !self.fits(&state, 1, self.waiters.bytes() as u64)

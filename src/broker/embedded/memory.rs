@@ -5,9 +5,9 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::Weak;
 
-use crate::broker::Wake;
+use crate::broker::{Wake, Wakers};
 use crate::sync::Mutex;
 
 /// Keeps what one thread writes off the cache line that another one reads.
@@ -83,7 +83,7 @@ pub(super) struct Waiters {
 /// Guarded together: who waits, and the smallest space that helps one of them.
 #[derive(Default)]
 struct Waiting {
-    wakers: Vec<Arc<dyn Wake>>,
+    wakers: Wakers,
     bytes: Option<usize>,
 }
 
@@ -95,9 +95,9 @@ impl Waiters {
     }
 
     /// Adds a waiter. The caller looks for space afterwards, as it may have come just before.
-    pub fn add(&self, waker: Arc<dyn Wake>) {
+    pub fn add(&self, waker: Weak<dyn Wake>) {
         let mut state = self.state.lock();
-        state.wakers.push(waker);
+        state.wakers.add(waker);
         self.wanted.store(true, Ordering::SeqCst);
     }
 
@@ -118,7 +118,7 @@ impl Waiters {
             let mut state = self.state.lock();
             self.wanted.store(false, Ordering::SeqCst);
             state.bytes = None;
-            std::mem::take(&mut state.wakers)
+            state.wakers.take()
         };
         for waker in wakers {
             waker.wake();

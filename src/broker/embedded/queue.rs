@@ -517,7 +517,7 @@ impl Destination for Queue {
         }
     }
 
-    fn on_space(&self, waker: Arc<dyn Wake>) {
+    fn on_space(&self, waker: Weak<dyn Wake>) {
         let full = {
             let mut state = self.state.lock();
             state.life == Life::Open && !self.fits(&mut state, 1, self.waiters.bytes() as u64)

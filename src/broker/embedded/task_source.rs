@@ -191,7 +191,11 @@ impl Source for TaskSource {
         let before = out.len();
         let want = max.min(self.prefetch.saturating_sub(inner.leases.len()));
         if want == 0 {
-            inner.starved = true;
+            if max == 0 {
+                self.bell.leave();
+            } else {
+                inner.starved = true;
+            }
             self.bell.collect(&mut inner.hot);
             for slot in &inner.hot {
                 if let Some(queue) = inner.queues.get(*slot as usize) {
@@ -206,7 +210,8 @@ impl Source for TaskSource {
             self.bell.collect_or_all(&mut inner.hot, inner.queues.len());
         }
         loop {
-            if inner.hot.is_empty() {
+            // Also while there is enough from others: a busy queue must not keep a new one waiting.
+            if self.bell.has_rung() {
                 self.bell.collect(&mut inner.hot);
             }
             self.take_from_hot(inner, want, out);

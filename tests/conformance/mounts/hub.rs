@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use helixmq::broker::{
@@ -263,7 +263,7 @@ impl Destination for ToHub {
         Taken { count, first_seq: batch.number(batch.records.len()), level: Some(Level::Memory), stopped }
     }
 
-    fn on_space(&self, _waker: Arc<dyn Wake>) {
+    fn on_space(&self, _waker: Weak<dyn Wake>) {
         unreachable!("a publish of the hub waits for space by itself; no case that needs a sign of it runs here");
     }
 }
@@ -278,7 +278,7 @@ struct FromHub {
 impl Source for FromHub {
     fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow {
         if max == 0 {
-            return Flow::More;
+            return Flow::Idle;
         }
         let mut events = Vec::new();
         let polled = self.inbox.poll(max, AT_ONCE, &mut events);

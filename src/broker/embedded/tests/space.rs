@@ -20,14 +20,14 @@ fn a_full_queue_takes_what_fits_and_one_ack_makes_room_for_one() {
         let destination = house.broker.destination("q", TopicKind::Task).unwrap();
         assert_eq!(house.publish_to(&*destination, &records[..1]).count, 0);
         let waiter = Arc::new(Signals::default());
-        destination.on_space(waiter.clone());
+        destination.on_space(Arc::<Signals>::downgrade(&waiter));
         assert_eq!(waiter.take(), 0);
         worker.ack(&out[..1]);
         assert_eq!(waiter.take(), 1);
         assert_eq!(house.publish_to(&*destination, &records[..2]).count, 1);
         worker.ack(&out[1..2]);
         assert_eq!(waiter.take(), 0);
-        destination.on_space(waiter.clone());
+        destination.on_space(Arc::<Signals>::downgrade(&waiter));
         assert_eq!(waiter.take(), 1);
     });
 }
@@ -74,7 +74,7 @@ fn the_memory_of_the_broker_is_shared_and_exact() {
     let other = house.broker.destination("r", TopicKind::Task).unwrap();
     assert_eq!(house.publish_to(&*other, &records[..1]).stopped.unwrap().kind(), Kind::Full);
     let waiter = Arc::new(Signals::default());
-    other.on_space(waiter.clone());
+    other.on_space(Arc::<Signals>::downgrade(&waiter));
     let worker = house.subscribe(&task_spec("q"));
     let out = worker.all();
     assert_eq!(waiter.take(), 0);
@@ -100,7 +100,7 @@ fn settled_events_make_room_in_memory_and_those_without_a_group_do_not() {
     let record = [Record::new(payload.as_bytes())];
     assert_eq!(house.publish_to(&*destination, &record).stopped.unwrap().kind(), Kind::Full);
     let waiter = Arc::new(Signals::default());
-    destination.on_space(waiter.clone());
+    destination.on_space(Arc::<Signals>::downgrade(&waiter));
     reader.ack(&out[1..]);
     assert_eq!(waiter.take(), 1);
     assert_eq!(house.publish("q", TopicKind::Task, &record).count, 1);
@@ -120,7 +120,7 @@ fn publishers_of_a_full_log_wait_for_the_slowest_group() {
         let record = [Record::new(b"c")];
         assert_eq!(house.publish_to(&*destination, &record).stopped.unwrap().kind(), Kind::Full);
         let waiter = Arc::new(Signals::default());
-        destination.on_space(waiter.clone());
+        destination.on_space(Arc::<Signals>::downgrade(&waiter));
         let out = slow.all();
         slow.ack(&out[1..]);
         assert_eq!(waiter.take(), 0);
@@ -210,7 +210,7 @@ fn no_wake_up_is_lost_between_threads_that_fill_and_empty_a_small_topic() {
                         let taken = house.publish_to(&*destination, &records[..3.min(EACH - published)]);
                         published += taken.count;
                         if taken.stopped.is_some() {
-                            destination.on_space(bell.clone());
+                            destination.on_space(Arc::<Doorbell>::downgrade(&bell));
                             bell.wait("space");
                         }
                     }

@@ -1,0 +1,155 @@
+//! Closing: it keeps its deadline, misses nobody, and refuses to wait for itself.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{mpsc, Arc, Barrier, Mutex};
+use std::time::Instant;
+
+use helixmq::error::Kind;
+use helixmq::hub::{LogLevel, TextHandler};
+
+use super::*;
+
+fn options(json: &str) -> SubscribeOptions {
+    SubscribeOptions::from_json(json).unwrap()
+}
+
+/// One lock was held by the first close to its end, so the second one waited as long as the first.
+#[test]
+fn a_close_behind_another_keeps_its_own_deadline() {
+    let hub = open("{}");
+    let (entered, inside) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (entered, released) = (Mutex::new(entered), Mutex::new(released));
+    let handle = handler(move |_| {
+        entered.lock().unwrap().send(()).unwrap();
+        let _ = released.lock().unwrap().recv();
+        Some(HandlerVerdict::Ack)
+    });
+    let _sub = hub.subscribe(options(r#"{"topic":"tasks.a"}"#), handle, WAIT).unwrap();
+    publish(&hub, "tasks.a", "x");
+    inside.recv_timeout(Duration::from_secs(10)).unwrap();
+    let first = {
+        let hub = hub.clone();
+        std::thread::spawn(move || hub.close(None))
+    };
+    while hub.inbox(InboxOptions::from_json("{}").unwrap()).is_ok() {
+        std::thread::yield_now();
+    }
+    let start = Instant::now();
+    assert_eq!(hub.close(Some(Duration::from_millis(30))).unwrap_err().kind(), Kind::Timeout);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let third = {
+        let hub = hub.clone();
+        std::thread::spawn(move || hub.close(WAIT))
+    };
+    release.send(()).unwrap();
+    first.join().unwrap().unwrap();
+    third.join().unwrap().unwrap();
+    hub.close(NOW).unwrap();
+}
+
+/// What a drop function saw when it called back into the hub.
+struct CallsOnDrop(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Drop for CallsOnDrop {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
+        }
+    }
+}
+
+impl TextHandler for CallsOnDrop {
+    fn text(&self, _: LogLevel, _: &str) {}
+}
+
+/// The drop function of the state callback ran under the lock that a second close wants.
+#[test]
+fn a_drop_function_that_closes_its_hub_is_refused() {
+    let hub = open("{}");
+    let answer = Arc::new(Mutex::new(None));
+    let (own, kept) = (hub.clone(), Arc::clone(&answer));
+    let on_drop = CallsOnDrop(Some(Box::new(move || {
+        *kept.lock().unwrap() = Some(own.close(None).unwrap_err().kind());
+    })));
+    hub.on_state(Some(Box::new(on_drop))).unwrap();
+    hub.close(WAIT).unwrap();
+    assert_eq!(*answer.lock().unwrap(), Some(Kind::Reentrant));
+}
+
+/// A dispatcher dropped the handler outside of what marks a callback, so a close from the drop
+/// function waited for the dispatcher it ran on.
+#[test]
+fn a_drop_function_that_closes_its_subscription_is_refused() {
+    let hub = open("{}");
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let (own, kept) = (Arc::new(Mutex::new(None::<Subscription>)), Arc::clone(&answers));
+    let (slot, owner) = (Arc::clone(&own), hub.clone());
+    let on_drop = CallsOnDrop(Some(Box::new(move || {
+        let sub = slot.lock().unwrap().take().unwrap();
+        let mut answers = kept.lock().unwrap();
+        answers.push(sub.close(None).unwrap_err().kind());
+        answers.push(sub.wait(None).unwrap_err().kind());
+        answers.push(owner.close(None).unwrap_err().kind());
+    })));
+    let on_drop = Mutex::new(on_drop);
+    let handle = handler(move |_| {
+        let _moved = &on_drop;
+        Some(HandlerVerdict::Ack)
+    });
+    let sub = hub.subscribe(options(r#"{"topic":"tasks.a"}"#), handle, WAIT).unwrap();
+    *own.lock().unwrap() = Some(sub.clone());
+    sub.close(WAIT).unwrap();
+    assert_eq!(*answers.lock().unwrap(), [Kind::Reentrant; 3]);
+}
+
+/// A close that had looked at the list of subscriptions and inboxes missed those that were being
+/// made, and they stayed open in a closed hub.
+#[test]
+fn what_is_made_while_a_hub_closes_is_refused_or_ends() {
+    for round in 0..300 {
+        let hub = open("{}");
+        let barrier = Arc::new(Barrier::new(3));
+        let making = {
+            let (hub, barrier) = (hub.clone(), Arc::clone(&barrier));
+            std::thread::spawn(move || {
+                barrier.wait();
+                helixmq::sync::spin_for(Duration::from_micros(round % 50));
+                hub.inbox(InboxOptions::from_json("{}").unwrap()).map(|inbox| {
+                    let sub = hub.subscribe_inbox(options(r#"{"topic":"tasks.a"}"#), &inbox, 0, WAIT);
+                    (inbox, sub)
+                })
+            })
+        };
+        let calling = {
+            let (hub, barrier) = (hub.clone(), Arc::clone(&barrier));
+            std::thread::spawn(move || {
+                let dropped = Arc::new(AtomicBool::new(false));
+                let told = Arc::clone(&dropped);
+                let on_drop = Mutex::new(CallsOnDrop(Some(Box::new(move || told.store(true, Ordering::SeqCst)))));
+                let handle = handler(move |_| {
+                    let _moved = &on_drop;
+                    Some(HandlerVerdict::Ack)
+                });
+                barrier.wait();
+                (hub.subscribe(options(r#"{"topic":"tasks.b"}"#), handle, WAIT), dropped)
+            })
+        };
+        barrier.wait();
+        hub.close(WAIT).unwrap();
+        if let Ok((inbox, sub)) = making.join().unwrap() {
+            if let Ok(sub) = sub {
+                sub.wait(WAIT).unwrap();
+            }
+            let mut events = Vec::new();
+            while inbox.poll(8, WAIT, &mut events) != Polled::Closed {
+                events.clear();
+            }
+        }
+        let (sub, dropped) = calling.join().unwrap();
+        if let Ok(sub) = sub {
+            sub.wait(WAIT).unwrap();
+        }
+        assert!(dropped.load(Ordering::SeqCst), "the user data are dropped once the hub is closed");
+    }
+}

@@ -1,0 +1,181 @@
+//! Failures of messages and of brokers: nothing is lost on the way, told twice, or asked in a loop.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc, Mutex};
+use std::time::Instant;
+
+use helixmq::broker::custom::{CustomOps, CustomSink, NO_CAPABILITIES};
+use helixmq::broker::{BackendEvent, Capabilities, Level, Outcome, Support, Verdict};
+use helixmq::config::options::{DeadLetterQuery, PublisherOptions, TopicSelector};
+use helixmq::error::{Error, Kind, Result};
+use helixmq::hub::backends::{BrokerHandle, Role};
+use helixmq::hub::{settle, Decision};
+use helixmq::message::TopicKind;
+
+use super::*;
+
+fn dead_letters(hub: &Hub) -> serde_json::Value {
+    hub.dead_letters(&DeadLetterQuery::from_json("{}").unwrap(), WAIT).unwrap()
+}
+
+/// A dead letter was told by its headers, so a message that came with such a header was taken for
+/// one, and was handed over for ever.
+#[test]
+fn a_message_that_brings_the_headers_of_a_dead_letter_becomes_one_like_any_other() {
+    let hub = virtual_hub();
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.a","retry":{"attempts":1}}"#, &inbox, 0);
+    let mut block = helixmq::message::HeaderBlock::default();
+    block.push("hmq-origin-topic", b"elsewhere");
+    let record = Record { headers: block.headers(), ..Record::new(b"odd") };
+    hub.publish("tasks.a", None, &record, None, NOW).unwrap();
+    settle(next(&inbox).token, Decision::Retry { delay: None, reason: "no" }).unwrap();
+    hub.clock_advance(Duration::from_secs(3600)).unwrap();
+    assert_quiet(&inbox);
+    let list = dead_letters(&hub);
+    assert_eq!((&list["count"], &list["dead_letters"][0]["origin"]), (&1.into(), &"tasks.a".into()), "{list}");
+}
+
+/// An event that a purge drops while a handler has it cannot come back; its retry was answered with
+/// success and then nothing came.
+#[test]
+fn retrying_an_event_that_was_purged_meanwhile_says_so() {
+    let hub = virtual_hub();
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"event.a"}"#, &inbox, 0);
+    publish(&hub, "event.a", "1");
+    publish(&hub, "event.a", "2");
+    let (one, two) = (next(&inbox), next(&inbox));
+    assert_eq!(hub.purge(&TopicSelector::from_json(r#"{"name":"event.a"}"#).unwrap(), WAIT).unwrap(), 2);
+    let refused = settle(one.token, Decision::Retry { delay: None, reason: "" }).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Stale, "{refused}");
+    settle(two.token, Decision::Ack).unwrap();
+    publish(&hub, "event.a", "3");
+    assert_eq!(next(&inbox).message.payload(), b"3");
+}
+
+/// A broker opened alone has real time; its delays would not have followed the hub's clock.
+#[test]
+fn a_broker_opened_alone_is_refused_by_a_hub_with_a_virtual_clock() {
+    let broker = BrokerHandle::open(r#"{"backend":"embedded"}"#, WAIT).unwrap();
+    let refused = virtual_hub().set_broker(Role::Fallback, &broker).unwrap_err();
+    assert_eq!(refused.kind(), Kind::State, "{refused}");
+    open("{}").set_broker(Role::Fallback, &broker).unwrap();
+}
+
+type OnPublish = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
+
+/// A broker of the program whose publishes do as the test says.
+struct Program(OnPublish);
+
+impl CustomOps for Program {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { tasks: Support::Native, payload_bytes_max: 1000, name_bytes_max: 200, ..NO_CAPABILITIES }
+    }
+    fn connect(&self, _: Duration) -> Result<()> {
+        Ok(())
+    }
+    fn publish(&self, _: &str, _: TopicKind, _: &Record<'_>, _: u64, ticket: u64) -> Result<()> {
+        (self.0)(ticket)
+    }
+    fn subscribe(&self, _: &str, _: TopicKind, _: Option<&str>, _: usize, _: u64) -> Result<()> {
+        Ok(())
+    }
+    fn unsubscribe(&self, _: u64) {}
+    fn settle(&self, _: u64, _: u64, _: Verdict) {}
+    fn close(&self, _: Duration) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn hub_over(on_publish: OnPublish) -> (Hub, CustomSink) {
+    let hub = open("{}");
+    let (broker, sink) = BrokerHandle::custom(Box::new(Program(on_publish))).unwrap();
+    hub.set_broker(Role::TaskQueue, &broker).unwrap();
+    (hub, sink)
+}
+
+/// A broker that answered "full" was asked again at once, for as long as the publish might wait.
+#[test]
+fn a_full_broker_is_asked_again_when_it_has_space() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let (hub, sink) = hub_over(Box::new(move |_| match counted.fetch_add(1, Ordering::SeqCst) {
+        3.. => Ok(()),
+        _ => Err(Error::new(Kind::Full, "no space")),
+    }));
+    let short = hub.publish("tasks.a", None, &Record::new(b"x"), None, Some(Duration::from_millis(50)));
+    assert_eq!(short.unwrap_err().kind(), Kind::Full);
+    let before = asked.load(Ordering::SeqCst);
+    assert!(before <= 3, "asked {before} times in 50 ms without a sign of space");
+    asked.store(0, Ordering::SeqCst);
+    let waiting = {
+        let hub = hub.clone();
+        std::thread::spawn(move || hub.publish("tasks.a", None, &Record::new(b"x"), None, WAIT))
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !waiting.is_finished() && Instant::now() < deadline {
+        sink.event(BackendEvent::Unblocked).unwrap();
+        // Refused by all tickets but that of the publish that was taken.
+        (0..64).for_each(|ticket| drop(sink.complete(ticket, Outcome::Confirmed(Level::Broker))));
+        std::thread::yield_now();
+    }
+    waiting.join().unwrap().unwrap();
+}
+
+/// A subscription whose broker had lost its connection neither ended nor came back.
+#[test]
+fn a_lost_connection_ends_the_subscriptions_of_a_custom_broker() {
+    let (hub, sink) = hub_over(Box::new(|_| Ok(())));
+    let inbox = inbox(&hub);
+    let polled = subscribe_to(&hub, r#"{"topic":"tasks.a"}"#, &inbox, 7);
+    let options = SubscribeOptions::from_json(r#"{"topic":"tasks.b"}"#).unwrap();
+    let called = hub.subscribe(options, handler(|_| Some(HandlerVerdict::Ack)), WAIT).unwrap();
+    assert_quiet(&inbox);
+    sink.event(BackendEvent::Lost(Error::new(Kind::BackendDown, "gone"))).unwrap();
+    let mut events = Vec::new();
+    assert_eq!(inbox.poll(4, WAIT, &mut events), Polled::Data);
+    match &events[..] {
+        [Event::End { tag: 7, result: Err(error) }] => assert_eq!(error.kind(), Kind::BackendDown),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(polled.wait(WAIT).unwrap_err().kind(), Kind::BackendDown);
+    assert_eq!(called.wait(WAIT).unwrap_err().kind(), Kind::BackendDown);
+}
+
+/// A close during a hand-over completed the publish as cancelled, and the hand-over then completed
+/// it once more.
+#[test]
+fn a_close_during_a_publish_tells_its_outcome_once() {
+    for taken in [true, false] {
+        let (entered, inside) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let (entered, released) = (Mutex::new(entered), Mutex::new(released));
+        let (hub, _sink) = hub_over(Box::new(move |_| {
+            entered.lock().unwrap().send(()).unwrap();
+            let _ = released.lock().unwrap().recv();
+            if taken {
+                Ok(())
+            } else {
+                Err(Error::new(Kind::Refused, "no"))
+            }
+        }));
+        let publisher = hub.publisher(PublisherOptions::from_json(r#"{"topic":"tasks.a"}"#).unwrap()).unwrap();
+        let told = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&told);
+        let publishing = std::thread::spawn(move || {
+            let done = move |_: Result<_>| {
+                counted.fetch_add(1, Ordering::SeqCst);
+            };
+            publisher.send_async(&Record::new(b"x"), Box::new(done)).map(drop)
+        });
+        inside.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(hub.close(Some(Duration::from_millis(20))).unwrap_err().kind(), Kind::Timeout);
+        release.send(()).unwrap();
+        let answer = publishing.join().unwrap();
+        hub.close(WAIT).unwrap();
+        // An error of the call means that `done` is not called.
+        assert_eq!(told.load(Ordering::SeqCst), usize::from(answer.is_ok()), "taken: {taken}");
+        assert!(answer.is_ok() || !taken);
+    }
+}
