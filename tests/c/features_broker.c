@@ -186,7 +186,7 @@ static void written_in_c(void)
     ops.settle = on_settle;
     ops.close = on_close;
     STATUS(hmq_broker_custom(&ops, &broker, on_drop, &handle, &broker.sink, &err), HMQ_OK);
-    STATUS(deliver(&broker, 1, 1), HMQ_E_NOT_FOUND);
+    STATUS(deliver(&broker, 1, 1), HMQ_E_STATE);
     STATUS(hmq_hub_set_broker(hub, HMQ_ROLE_FALLBACK, handle, &err), HMQ_E_ARG);
     STATUS(hmq_hub_set_broker(hub, HMQ_ROLE_TASK_QUEUE, handle, &err), HMQ_OK);
     CHECK_NUMBER(broker.connects, 1);

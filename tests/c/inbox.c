@@ -336,6 +336,31 @@ static void states_and_logs(void)
     hmq_inbox_free(inbox);
 }
 
+/* Nobody polls for its subscriptions any more: what they hold goes to others, at once. */
+static void freed_with_subscriptions(void)
+{
+    hmq_inbox *gone = new_inbox("{}"), *left = new_inbox("{}");
+    hmq_sub *first = subscribe(gone, "{\"topic\":\"tasks.freed\"}", 1), *second;
+    hmq_event event = HMQ_EVENT_INIT;
+    hmq_token held;
+    size_t count = 0;
+
+    publish(hub, "tasks.freed", "x");
+    STATUS(hmq_inbox_poll(gone, &event, 1, DEADLINE_MS, &count), HMQ_OK);
+    held = event.token;
+    hmq_events_clear(&event, count);
+    second = subscribe(left, "{\"topic\":\"tasks.freed\"}", 2);
+    CHECK_NUMBER(take(left, 64), 0);
+    hmq_inbox_free(gone);
+    CHECK_NUMBER(take_all(left, 1), 1);
+    STATUS(hmq_settle(held, HMQ_ACK, 0, NULL, 0, &err), HMQ_E_CLOSED);
+    STATUS(hmq_sub_wait(first, DEADLINE_MS, &err), HMQ_OK);
+    STATUS(hmq_sub_close(first, 0, &err), HMQ_OK);
+    hmq_sub_free(first);
+    hmq_sub_free(second);
+    hmq_inbox_free(left);
+}
+
 int main(void)
 {
     hub = open_hub("{}");
@@ -349,6 +374,7 @@ int main(void)
     outcomes();
     manual_credit();
     states_and_logs();
+    freed_with_subscriptions();
     close_hub(hub);
     return result();
 }
