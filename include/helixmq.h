@@ -2213,7 +2213,8 @@ hmq_status hmq_delete(struct hmq_hub *hub,
                       struct hmq_error **err);
 
 /**
- * Removes the waiting messages of a topic or queue; deliveries that are out stay.
+ * Removes the waiting messages of a topic or queue. Deliveries of tasks that are out stay; events
+ * that are out can be acknowledged, but not come back.
  *
  * - `hub`: in, borrow.
  * - `topic`: in, borrow: JSON object: `name` (exact; required where something is removed) or

@@ -1,7 +1,7 @@
 //! Which of the program's functions runs on the present thread, so that a call that would wait for
 //! it can be refused in place of waiting for ever.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use crate::error::{Error, Kind, Result};
 
@@ -21,28 +21,42 @@ pub enum Caller {
     Process,
     /// The log callback.
     Log,
+    /// None yet, but the thread is the library's: some function of the program may come to run on it.
+    Library,
 }
+
+/// Functions of the program inside one another: a handler publishes, and that calls `on_ready`.
+struct Running {
+    callers: [Caller; DEEPEST],
+    depth: usize,
+}
+
+/// Deeper than this every call that would wait is refused.
+const DEEPEST: usize = 8;
 
 thread_local! {
-    static RUNNING: Cell<Option<Caller>> = const { Cell::new(None) };
+    static RUNNING: RefCell<Running> = const { RefCell::new(Running { callers: [Caller::Library; DEEPEST], depth: 0 }) };
 }
 
-/// Runs `body`, a function of the program.
+/// Runs `body`, a function of the program or what may call one.
 pub fn as_callback<T>(caller: Caller, body: impl FnOnce() -> T) -> T {
     /// Also when `body` panics.
-    struct Restore(Option<Caller>);
-    impl Drop for Restore {
+    struct Leave;
+    impl Drop for Leave {
         fn drop(&mut self) {
-            let _ = RUNNING.try_with(|running| running.set(self.0));
+            let _ = RUNNING.try_with(|running| running.borrow_mut().depth -= 1);
         }
     }
-    // A thread that is ending has no such memory any more, and nobody asks on it.
-    let _restore = Restore(RUNNING.try_with(|running| running.replace(Some(caller))).unwrap_or_default());
+    // Fails on no thread: nothing here is dropped with it.
+    let _ = RUNNING.try_with(|running| {
+        let Running { callers, depth } = &mut *running.borrow_mut();
+        if let Some(place) = callers.get_mut(*depth) {
+            *place = caller;
+        }
+        *depth += 1;
+    });
+    let _leave = Leave;
     body()
-}
-
-fn running() -> Option<Caller> {
-    RUNNING.try_with(Cell::get).unwrap_or_default()
 }
 
 /// Refuses a call that would wait for all functions of `hub`.
@@ -50,7 +64,7 @@ pub fn not_from_callback_of(hub: u64, what: &str) -> Result<()> {
     refuse_if(what, |caller| match caller {
         Caller::Subscription { hub: own, .. } | Caller::Hub(own) => own == hub,
         Caller::Process => true,
-        Caller::Log => false,
+        Caller::Log | Caller::Library => false,
     })
 }
 
@@ -69,8 +83,12 @@ pub fn not_from_any_callback(what: &str) -> Result<()> {
     refuse_if(what, |_| true)
 }
 
-fn refuse_if(what: &str, inside: impl FnOnce(Caller) -> bool) -> Result<()> {
-    if running().is_some_and(inside) {
+fn refuse_if(what: &str, inside: impl Fn(Caller) -> bool) -> Result<()> {
+    let refused = RUNNING.try_with(|running| {
+        let running = running.borrow();
+        running.depth > DEEPEST || running.callers.iter().take(running.depth).any(|caller| inside(*caller))
+    });
+    if refused.unwrap_or_default() {
         return Err(Error::new(
             Kind::Reentrant,
             format!("{what} would wait for the callback it is called from; call it from another thread"),

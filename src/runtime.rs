@@ -77,7 +77,7 @@ pub fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
             if let Some(start) = &hooks.start {
                 as_callback(Caller::Process, || contained("thread start hook", || start(&own_name)));
             }
-            contained(&own_name, body);
+            as_callback(Caller::Library, || contained(&own_name, body));
             if let Some(stop) = &hooks.stop {
                 as_callback(Caller::Process, || contained("thread stop hook", || stop(&own_name)));
             }

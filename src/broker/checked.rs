@@ -348,8 +348,8 @@ impl Source for CheckedSource {
         self.inner.fetch(max, out)
     }
 
-    fn settle(&self, verdicts: &[(u64, Verdict)]) {
-        self.inner.settle(verdicts);
+    fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64> {
+        self.inner.settle(verdicts)
     }
 
     fn held(&self, tag: u64) -> Option<Message> {

@@ -102,6 +102,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     closed: bool,
+    /// Some thread runs the program's close.
+    close_begun: bool,
     /// The program's close has returned.
     close_returned: bool,
     tickets: HashMap<u64, Open>,
@@ -258,8 +260,9 @@ impl Shared {
     /// Runs an operation of the program on this thread. A panic loses the connection.
     fn operate<T>(&self, name: &str, op: impl FnOnce(&dyn CustomOps) -> T) -> Result<T> {
         let inside = Inside::enter();
-        // A thread of this broker: waiting for it from inside would be for ever.
-        let answer = as_callback(Caller::Process, || contained(name, || op(&*self.ops)));
+        // Its hub waits for it: to wait for the hub from inside would be for ever.
+        let hub = self.context.get().map_or(0, |context| context.hub);
+        let answer = as_callback(Caller::Hub(hub), || contained(name, || op(&*self.ops)));
         let Some(answer) = answer else {
             let error = Error::new(Kind::Panic, format!("{name} panicked")).with_backend("custom");
             let mut notes = Vec::new();
@@ -298,16 +301,18 @@ impl Shared {
 
     /// The connection has ended: so does everything that was open over it.
     fn end_all(&self, cause: &Error, notes: &mut Vec<Note>) {
+        let text = "the connection ended before the outcome was known";
+        let unknown = Error::new(Kind::OutcomeUnknown, text).with_backend("custom").caused_by(cause.clone());
         let mut outcomes = Vec::new();
         let mut state = self.state.lock();
         state.tickets.retain(|ticket, open| match open {
             Open::Early(_) => true,
             Open::Publishing => {
-                *open = Open::Early(Outcome::Unknown(cause.clone()));
+                *open = Open::Early(Outcome::Unknown(unknown.clone()));
                 true
             }
             Open::Out => {
-                outcomes.push((Ticket(*ticket), Outcome::Unknown(cause.clone())));
+                outcomes.push((Ticket(*ticket), Outcome::Unknown(unknown.clone())));
                 false
             }
         });
@@ -326,7 +331,27 @@ impl Shared {
         state.announce_space(notes);
     }
 
-    /// Waits for a close that was late.
+    /// Closes the program's broker, or waits for a close that was late. On a thread of its own.
+    fn close(&self, deadline: Moment, timeout: Duration) -> Result<CloseReport> {
+        if std::mem::replace(&mut self.state.lock().close_begun, true) {
+            return self.wait_until_closed(Deadline::after(Some(timeout)));
+        }
+        let clock = self.context()?.clock.clone();
+        let alarm = clock.alarm();
+        let late: Weak<dyn Alarm> = Weak::<Shared>::clone(&self.own);
+        clock.set_alarm(alarm, deadline, late).inspect_err(|_| self.state.lock().close_begun = false)?;
+        let answer = self.operate("custom close", |ops| ops.close(timeout)).and_then(|answer| answer);
+        let unset: Weak<dyn Alarm> = Weak::<Shared>::clone(&self.own);
+        clock.set_alarm(alarm, Moment::NEVER, unset)?;
+        let mut notes = Vec::new();
+        self.end_all(&closed_in_doubt(), &mut notes);
+        self.post(notes);
+        self.courier.end();
+        self.state.lock().close_returned = true;
+        self.close_returned.notify_all();
+        answer.map(|()| CloseReport::default())
+    }
+
     fn wait_until_closed(&self, deadline: Deadline) -> Result<CloseReport> {
         let mut state = self.state.lock();
         while !state.close_returned {
@@ -456,29 +481,18 @@ impl Broker for Custom {
     }
 
     fn close(&self, deadline: Moment) -> Pending<CloseReport> {
-        let closes_already = std::mem::replace(&mut self.shared.state.lock().closed, true);
-        let Ok(context) = self.shared.context() else { return ready(Ok(CloseReport::default())) };
-        let clock = context.clock.clone();
-        let (timeout, alarm) = (deadline.since(clock.now()), clock.alarm());
-        if closes_already {
-            return self.shared.aside(move |shared| shared.wait_until_closed(Deadline::after(Some(timeout))));
+        let returned = {
+            let mut state = self.shared.state.lock();
+            state.closed = true;
+            state.close_returned
+        };
+        match self.shared.context() {
+            Ok(context) if !returned => {
+                let timeout = deadline.since(context.clock.now());
+                self.shared.aside(move |shared| shared.close(deadline, timeout))
+            }
+            _ => ready(Ok(CloseReport::default())),
         }
-        let late: Weak<dyn Alarm> = Weak::<Shared>::clone(&self.shared.own);
-        if let Err(refused) = clock.set_alarm(alarm, deadline, late) {
-            return ready(Err(refused));
-        }
-        self.shared.aside(move |shared| {
-            let answer = shared.operate("custom close", |ops| ops.close(timeout));
-            let unset: Weak<dyn Alarm> = Weak::<Shared>::clone(&shared.own);
-            clock.set_alarm(alarm, Moment::NEVER, unset)?;
-            let mut notes = Vec::new();
-            shared.end_all(&closed_in_doubt(), &mut notes);
-            shared.post(notes);
-            shared.courier.end();
-            shared.state.lock().close_returned = true;
-            shared.close_returned.notify_all();
-            answer?.map(|()| CloseReport::default())
-        })
     }
 }
 

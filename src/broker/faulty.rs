@@ -417,10 +417,10 @@ impl Source for FaultySource {
         Flow::Idle
     }
 
-    fn settle(&self, verdicts: &[(u64, Verdict)]) {
+    fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64> {
         match self.faults.strike(Seam::Settle) {
             None | Some(Fault::Unknown) => self.inner.settle(verdicts),
-            Some(_) => {}
+            Some(_) => Vec::new(),
         }
     }
 

@@ -311,9 +311,9 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// goes to others that share it, and the sink is not called meanwhile.
     fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow;
 
-    /// Settles deliveries by their tags. Each tag is settled once (the hub sees to it); a tag whose
-    /// lease has ended is ignored.
-    fn settle(&self, verdicts: &[(u64, Verdict)]);
+    /// Settles deliveries by their tags. Each tag is settled once (the hub sees to it). Answers those
+    /// whose lease has ended: their verdict had no effect.
+    fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64>;
 
     /// The message of a delivery that is out: a source keeps what it gave until it is settled.
     /// `None` if the lease has ended, or if retention has dropped the event meanwhile.
@@ -399,7 +399,8 @@ pub trait Admin: Send + Sync {
     /// The topics that match a pattern, described.
     fn describe(&self, pattern: &str, deadline: Moment) -> Pending<Vec<Description>>;
 
-    /// Removes waiting messages of a topic; answers how many. Deliveries that are out stay.
+    /// Removes waiting messages of a topic; answers how many. Deliveries of tasks that are out stay;
+    /// events that are out can be acknowledged, but not come back.
     fn purge(&self, topic: &str, deadline: Moment) -> Pending<u64>;
 
     /// Removes a topic with all its messages; subscriptions stay and wait for it to come back.
@@ -448,6 +449,8 @@ pub struct Context {
     pub limits: Limits,
     /// Prefix of message ids made here; random, one per hub.
     pub id_prefix: u64,
+    /// The hub whose threads call the broker; 0 while it is in none.
+    pub hub: u64,
     /// Where events and late outcomes go.
     pub sink: Arc<dyn BackendSink>,
 }
@@ -478,6 +481,12 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
 
     /// Flushes and closes; records not confirmed complete as `Unknown` or `NotSent`. In time.
     fn close(&self, deadline: Moment) -> Pending<CloseReport>;
+}
+
+impl fmt::Debug for Wakers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Wakers").field(&self.0.len()).finish()
+    }
 }
 
 impl fmt::Debug for Context {

@@ -74,7 +74,8 @@ pub unsafe extern "C" fn hmq_delete(
     })
 }
 
-/// Removes the waiting messages of a topic or queue; deliveries that are out stay.
+/// Removes the waiting messages of a topic or queue. Deliveries of tasks that are out stay; events
+/// that are out can be acknowledged, but not come back.
 ///
 /// - `hub`: in, borrow.
 /// - `topic`: in, borrow: JSON object: `name` (exact; required where something is removed) or

@@ -279,7 +279,7 @@ impl BrokerHandle {
         let relay = Arc::new(Relay::default());
         let id_prefix = new_id_prefix();
         let sink = Arc::clone(&relay) as Arc<dyn BackendSink>;
-        let broker = open(Context { clock: Clock::real(), limits: Limits::production(), id_prefix, sink })?;
+        let broker = open(Context { clock: Clock::real(), limits: Limits::production(), id_prefix, hub: 0, sink })?;
         Ok(Self(Arc::new(Alone { broker, relay, id_prefix, custom: None })))
     }
 
@@ -307,8 +307,7 @@ impl BrokerHandle {
         if alone.relay.connect(hub, &backend) {
             if let Some(custom) = &alone.custom {
                 let sink = Arc::clone(&alone.relay) as Arc<dyn BackendSink>;
-                let Context { clock, limits, .. } = hub.context.clone();
-                custom.attach(Context { clock, limits, id_prefix: alone.id_prefix, sink })?;
+                custom.attach(Context { id_prefix: alone.id_prefix, sink, ..hub.context.clone() })?;
             }
             return Ok(backend);
         }

@@ -111,10 +111,11 @@ impl Deferred {
     fn finish(&mut self) {
         for later in std::mem::take(&mut self.0) {
             match later {
-                Later::Settle(source, verdicts) => source.settle(&verdicts),
+                Later::Settle(source, verdicts) => drop(source.settle(&verdicts)),
                 Later::Ready(subscription) => subscription.ready(),
                 Later::Bury(owner, open) => {
-                    owner.attempts.bury(&owner.source, open, "its attempts ended without a verdict");
+                    // A lease that has ended meanwhile comes again, and here again.
+                    let _ = owner.attempts.bury(&owner.source, open, "its attempts ended without a verdict");
                 }
             }
         }
@@ -227,7 +228,7 @@ impl Feed {
             if ready == room && room < wanted {
                 // Paused or without credit: `pause` and `request` tell the sink again.
                 self.want_nothing(state, deferred);
-                break Flow::Idle;
+                break if matches!(state.flow, Flow::End | Flow::Lost) { state.flow } else { Flow::Idle };
             }
             if matches!(state.flow, Flow::End | Flow::Lost) {
                 break state.flow;
@@ -261,10 +262,11 @@ impl Feed {
     /// Closes the source: deliveries not settled by now go to others.
     pub(super) fn close(&self) {
         self.stop();
-        self.owner.source.close();
+        // First, so that nothing is settled that goes back.
         if let Some(ledger) = &self.ledger {
             ledger.end_all();
         }
+        self.owner.source.close();
     }
 
     /// Pauses or resumes; what is buffered goes back meanwhile, for others to have.

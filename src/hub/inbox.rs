@@ -276,6 +276,10 @@ impl InboxShared {
         Err(Error::new(Kind::Arg, "the inbox belongs to another hub"))
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
     /// A feed has something, or has ended.
     pub(super) fn feed_ready(&self, feed: Arc<SubShared>) {
         self.put(|state| state.list(feed));

@@ -1,7 +1,7 @@
 //! Publishes whose outcome is not known yet, and completions on their way to the program.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use super::publish::{Receipt, ReceiptId};
@@ -18,6 +18,7 @@ pub(super) struct Inflight {
     window: usize,
     next: AtomicU64,
     changed: Bell,
+    closing: AtomicBool,
     entries: Mutex<HashMap<u64, Entry>>,
     /// Taken out of `entries`, and not told to the end yet.
     telling: AtomicUsize,
@@ -39,32 +40,39 @@ impl Inflight {
             window,
             next: AtomicU64::new(1),
             changed: Bell::new(),
+            closing: AtomicBool::new(false),
             entries: Mutex::default(),
             telling: AtomicUsize::new(0),
         }
     }
 
-    /// As [`Inflight::enter`], and waits for room in the window.
-    pub(super) fn enter_by(&self, deadline: Deadline, op: u64, backend: BackendKind, done: Done) -> Result<Ticket> {
+    /// Enters a record that is about to be handed over; waits for room in the window.
+    pub(super) fn enter(&self, deadline: Deadline, op: u64, backend: BackendKind, done: Done) -> Result<Ticket> {
         loop {
             let heard = self.changed.heard();
-            if self.len() < self.window || deadline.has_passed() {
-                return self.enter(op, backend, done);
+            {
+                let mut entries = self.entries.lock();
+                if entries.len() < self.window {
+                    let ticket = self.next.fetch_add(1, Ordering::Relaxed);
+                    entries.insert(ticket, Entry { op, backend, id: None, outcome: None, done });
+                    return Ok(Ticket(ticket));
+                }
+            }
+            if deadline.has_passed() {
+                let text = format!("{} publishes are in flight (publish window)", self.window);
+                return Err(Error::new(Kind::Full, text).with_fate(Fate::NotSent));
+            }
+            if self.closing.load(Ordering::SeqCst) {
+                return Err(Error::new(Kind::Closed, "the hub is closed").with_fate(Fate::NotSent));
             }
             self.changed.wait(heard, deadline);
         }
     }
 
-    /// Enters a record that is about to be handed over.
-    pub(super) fn enter(&self, op: u64, backend: BackendKind, done: Done) -> Result<Ticket> {
-        let mut entries = self.entries.lock();
-        if entries.len() >= self.window {
-            let text = format!("{} publishes are in flight (publish window)", self.window);
-            return Err(Error::new(Kind::Full, text).with_fate(Fate::NotSent));
-        }
-        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        entries.insert(ticket, Entry { op, backend, id: None, outcome: None, done });
-        Ok(Ticket(ticket))
+    /// Lets nobody wait for room any more.
+    pub(super) fn stop_waiting(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.changed.ring();
     }
 
     /// The hand-over has returned; `level` if it was confirmed by then.
@@ -299,12 +307,46 @@ impl std::fmt::Debug for Completions {
 mod tests {
     use super::*;
 
+    fn now() -> Deadline {
+        Deadline::after(Some(std::time::Duration::ZERO))
+    }
+
     fn entered(inflight: &Inflight, told: &Arc<AtomicUsize>) -> Ticket {
         let told = Arc::clone(told);
         let done = move |_| {
             told.fetch_add(1, Ordering::SeqCst);
         };
-        inflight.enter(1, BackendKind::Custom, Box::new(done)).unwrap()
+        inflight.enter(now(), 1, BackendKind::Custom, Box::new(done)).unwrap()
+    }
+
+    /// Room was seen under one lock and taken under another, so of several that waited for ever some
+    /// were told at once that there is none.
+    #[test]
+    fn those_that_wait_for_room_get_it_one_after_another() {
+        let (inflight, told) = (Arc::new(Inflight::new(1)), Arc::new(AtomicUsize::new(0)));
+        let waiting: Vec<_> = (0..4)
+            .map(|_| {
+                let (inflight, told) = (Arc::clone(&inflight), Arc::clone(&told));
+                std::thread::spawn(move || {
+                    for _ in 0..500 {
+                        let told = Arc::clone(&told);
+                        let done = move |_| {
+                            told.fetch_add(1, Ordering::SeqCst);
+                        };
+                        let forever = Deadline::after(None);
+                        let ticket = inflight.enter(forever, 1, BackendKind::Custom, Box::new(done)).unwrap();
+                        inflight.handed_over(ticket, ReceiptId::Made(0, 0), Some(Level::Broker));
+                    }
+                })
+            })
+            .collect();
+        waiting.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(told.load(Ordering::SeqCst), 2000);
+        let _open = entered(&inflight, &told);
+        assert_eq!(inflight.enter(now(), 1, BackendKind::Custom, Box::new(|_| {})).unwrap_err().kind(), Kind::Full);
+        inflight.stop_waiting();
+        let forever = Deadline::after(None);
+        assert_eq!(inflight.enter(forever, 1, BackendKind::Custom, Box::new(|_| {})).unwrap_err().kind(), Kind::Closed);
     }
 
     /// A close completed what was still being handed over; a hand-over that then failed was told to
@@ -314,7 +356,7 @@ mod tests {
         let (inflight, told) = (Inflight::new(8), Arc::new(AtomicUsize::new(0)));
         let refused = entered(&inflight, &told);
         inflight.cancel_all();
-        assert!(inflight.wait_empty(Deadline::after(Some(std::time::Duration::ZERO))).is_err());
+        assert!(inflight.wait_empty(now()).is_err());
         inflight.withdraw(refused);
         assert_eq!(told.load(Ordering::SeqCst), 0, "its caller gets the error");
         let taken = entered(&inflight, &told);
@@ -322,6 +364,6 @@ mod tests {
         inflight.handed_over(taken, ReceiptId::Made(0, 0), None);
         inflight.complete(&mut vec![(taken, Outcome::Confirmed(Level::Broker))]);
         assert_eq!(told.load(Ordering::SeqCst), 1);
-        inflight.wait_empty(Deadline::after(Some(std::time::Duration::ZERO))).unwrap();
+        inflight.wait_empty(now()).unwrap();
     }
 }

@@ -22,7 +22,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::broker::embedded::{Embedded, EmbeddedConfig};
-use crate::broker::{BackendKind, Context, Sink, Source, SubscribeSpec};
+use crate::broker::{BackendKind, Context, Sink, Source, SubscribeSpec, Wakers};
 use crate::clock::Clock;
 use crate::config::options::InboxOptions;
 use crate::config::{ClockChoice, Config};
@@ -86,6 +86,7 @@ pub struct Shared {
     numbers: AtomicU64,
     ids: AtomicU64,
     inflight: Inflight,
+    waiting_for_space: Mutex<Wakers>,
     completions: Arc<Completions>,
     subscriptions: Mutex<BTreeMap<u64, Weak<SubShared>>>,
     inboxes: Mutex<Vec<inbox::WeakInbox>>,
@@ -202,6 +203,7 @@ impl Hub {
             return Err(Error::new(Kind::Arg, text));
         }
         let backend = broker.give_to(shared)?;
+        let given = Arc::clone(&backend);
         let connected = backend.connect(&shared.context.clock, shared.config.connection_timeout);
         {
             let mut roles = shared.roles.lock();
@@ -216,7 +218,13 @@ impl Hub {
             // A hub opens with a broker down; it says so in its health.
             Err(error) => shared.log_warn("connect_failed", &error.to_string()),
         }
-        Ok(())
+        // A close that has looked at the brokers before has not seen this one.
+        if shared.is_closing() {
+            let at_once = Some(Duration::ZERO);
+            let _ =
+                crate::runtime::wait(given.broker.close(backends::deadline(&shared.context.clock, at_once)), at_once);
+        }
+        shared.check_open()
     }
 
     /// A new inbox.
@@ -292,7 +300,8 @@ impl Shared {
             ClockChoice::Virtual => Clock::virtual_(),
         };
         let relay = Arc::new(Relay::default());
-        let context = Context { clock, limits: Limits::production(), id_prefix: new_id_prefix(), sink: relay.clone() };
+        let (id, id_prefix) = (next_hub_id(), new_id_prefix());
+        let context = Context { clock, limits: Limits::production(), id_prefix, hub: id, sink: relay.clone() };
         let embedded = Embedded::open(
             EmbeddedConfig {
                 memory_bytes_max: config.embedded.memory_bytes_max,
@@ -303,7 +312,7 @@ impl Shared {
         )?;
         let fallback = Backend::new(embedded, context.id_prefix, config.message_bytes_max);
         let shared = Arc::new(Self {
-            id: next_hub_id(),
+            id,
             routes: Routes::new(&config)?,
             metrics: Arc::default(),
             roles: Mutex::new(Roles { tasks: None, events: None, fallback: Arc::clone(&fallback) }),
@@ -312,6 +321,7 @@ impl Shared {
             dead_letter_names: Mutex::default(),
             numbers: AtomicU64::new(1),
             ids: AtomicU64::new(1),
+            waiting_for_space: Mutex::default(),
             inflight: Inflight::new(config.publish_window),
             completions: Completions::new(config.publish_window),
             subscriptions: Mutex::default(),
@@ -460,8 +470,21 @@ impl Shared {
 
     fn close(&self, deadline: Deadline) -> Result<()> {
         let Some(mut turn) = self.closing_turn(deadline)? else { return Ok(()) };
+        // What is let go of here may run drop functions of the program.
+        let answer = as_callback(Caller::Hub(self.id), || self.close_in_turn(deadline));
+        if answer.is_ok() {
+            turn.after = Stage::Closed;
+        }
+        answer
+    }
+
+    fn close_in_turn(&self, deadline: Deadline) -> Result<()> {
         self.closing.store(true, Ordering::SeqCst);
         self.stop.bell.ring();
+        // Handlers that wait for space would be waited for.
+        let waiting = self.waiting_for_space.lock().take();
+        waiting.for_each(|publisher| publisher.wake());
+        self.inflight.stop_waiting();
         let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
         for subscription in subscriptions.into_values().filter_map(|weak| weak.upgrade()) {
             subscription.close_now();
@@ -491,11 +514,7 @@ impl Shared {
         }
         self.outlets.write().clear();
         let callback = self.notices.callback.lock().take();
-        // Runs the program's drop function.
-        as_callback(Caller::Hub(self.id), || drop(callback));
-        if answer.is_ok() {
-            turn.after = Stage::Closed;
-        }
+        drop(callback);
         answer
     }
 

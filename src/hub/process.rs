@@ -61,12 +61,21 @@ struct Log {
     lines: VecDeque<(LogLevel, Arc<str>)>,
     dropped: u64,
     thread_runs: bool,
-    calling: bool,
+    /// Counts the callbacks there have been.
+    generation: u64,
+    /// Which of them runs.
+    calling: Option<u64>,
 }
 
 static LEVEL: AtomicI32 = AtomicI32::new(0);
-static LOG: Mutex<Log> =
-    Mutex::new(Log { handler: None, lines: VecDeque::new(), dropped: 0, thread_runs: false, calling: false });
+static LOG: Mutex<Log> = Mutex::new(Log {
+    handler: None,
+    lines: VecDeque::new(),
+    dropped: 0,
+    thread_runs: false,
+    generation: 0,
+    calling: None,
+});
 static LINE: Bell = Bell::new();
 static HUBS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 
@@ -78,7 +87,7 @@ pub fn set_log(level: LogLevel, handler: Option<Box<dyn TextHandler>>) -> Result
 
 fn swap_log(level: LogLevel, handler: Option<Box<dyn TextHandler>>, deadline: Deadline) -> Result<()> {
     let wanted = if handler.is_some() { level as i32 } else { 0 };
-    let old = {
+    let (old, generation) = {
         let mut log = LOG.lock();
         if handler.is_some() && !log.thread_runs {
             // Before anything is changed; it waits for the lock.
@@ -87,13 +96,15 @@ fn swap_log(level: LogLevel, handler: Option<Box<dyn TextHandler>>, deadline: De
         }
         log.lines.clear();
         LEVEL.store(wanted, Ordering::Release);
-        std::mem::replace(&mut log.handler, handler.map(Arc::from))
+        log.generation += 1;
+        (std::mem::replace(&mut log.handler, handler.map(Arc::from)), log.generation)
     };
     drop(old);
     LINE.ring();
     loop {
         let heard = LINE.heard();
-        if !LOG.lock().calling {
+        // The new one may run already, and wait for what the caller holds.
+        if LOG.lock().calling.is_none_or(|calling| calling >= generation) {
             return Ok(());
         }
         if deadline.has_passed() {
@@ -114,7 +125,7 @@ fn run_log() {
         // Held while it is called only, so that its end is known to whoever replaces it.
         let handler = Arc::clone(handler);
         let next = log.lines.pop_front().map(|line| (handler, line));
-        log.calling = next.is_some();
+        log.calling = next.is_some().then_some(log.generation);
         drop(log);
         match next {
             Some((handler, (level, json))) => {
@@ -123,7 +134,7 @@ fn run_log() {
                     // Perhaps the last hold of it, which runs the program's drop function.
                     drop(handler);
                 });
-                LOG.lock().calling = false;
+                LOG.lock().calling = None;
                 LINE.ring();
             }
             None => LINE.wait(heard, Deadline::after(None)),

@@ -313,8 +313,9 @@ impl Shared {
             tell(Ok(self.publish_one(outlet, record, require, Some(Duration::ZERO))?));
             return Ok(());
         }
-        let ticket = self.inflight.enter(op, outlet.backend.kind, tell)?;
-        self.hand_over_ticket(outlet, record, ticket)
+        let now = Deadline::after(Some(Duration::ZERO));
+        let ticket = self.inflight.enter(now, op, outlet.backend.kind, tell)?;
+        self.hand_over_ticket(outlet, record, ticket).map_err(|error| self.count_failed(Some(error)))
     }
 
     /// Hands over a record that is in flight already; an error withdraws it.
@@ -329,7 +330,7 @@ impl Shared {
             }
             (_, stopped) => {
                 self.inflight.withdraw(ticket);
-                Err(self.count_failed(stopped))
+                Err(stopped.unwrap_or_else(stopped_without_reason))
             }
         }
     }
@@ -349,13 +350,15 @@ impl Shared {
             self.check_publish(outlet, record, require)?;
             let told = Arc::clone(&answer);
             // Its place in the window is given back while it waits for space.
-            let ticket = self.inflight.enter_by(deadline, op, kind, Box::new(move |result| told.set(result)))?;
+            let ticket = self.inflight.enter(deadline, op, kind, Box::new(move |result| told.set(result)))?;
             let heard = space.as_ref().map(|space| space.hang_up(outlet));
             match (self.hand_over_ticket(outlet, record, ticket), &space, heard) {
-                (Err(error), ..) if error.kind() != Kind::Full || deadline.has_passed() => return Err(error),
+                (Err(error), ..) if error.kind() != Kind::Full || deadline.has_passed() => {
+                    return Err(self.count_failed(Some(error)));
+                }
                 (Err(_), Some(space), Some(heard)) => space.0.wait(heard, deadline),
                 // Once more, now that a bell is hung up.
-                (Err(_), ..) => space = Some(Arc::default()),
+                (Err(_), ..) => space = Some(self.space_bell()),
                 (Ok(()), ..) => break,
             }
         }
@@ -387,7 +390,12 @@ impl Shared {
             handed.count += taken.count;
             handed.level = taken.level.or(handed.level);
             let Some(error) = taken.stopped else { return handed };
-            let waits = error.kind() == Kind::Full && timeout != Some(Duration::ZERO) && !self.is_closing();
+            let waits = error.kind() == Kind::Full && timeout != Some(Duration::ZERO);
+            if waits && self.is_closing() {
+                // What would make space may have ended; a handler that waits here is waited for.
+                handed.stopped = Some(Error::new(Kind::Closed, "the hub is closed").with_fate(Fate::NotSent));
+                return handed;
+            }
             if waits && backoff <= BACKOFF_LAST {
                 crate::sync::spin_for(backoff);
                 backoff *= 2;
@@ -397,7 +405,7 @@ impl Shared {
                 (Some((space, deadline)), true) if !deadline.has_passed() => (Arc::clone(space), *deadline),
                 (None, true) => {
                     self.metrics.add(Counter::PublishWaits, 1);
-                    waiting = Some((Arc::default(), Deadline::after(timeout)));
+                    waiting = Some((self.space_bell(), Deadline::after(timeout)));
                     // Once more, now that a bell is hung up.
                     continue;
                 }
@@ -408,6 +416,14 @@ impl Shared {
             };
             space.0.wait_spinning(heard.unwrap_or_default(), SPIN_FOR_SPACE, deadline);
         }
+    }
+
+    /// A bell that is rung by space, once it is hung up, and by the closing of the hub.
+    fn space_bell(&self) -> Arc<SpaceBell> {
+        let space = Arc::<SpaceBell>::default();
+        let weak: Weak<SpaceBell> = Arc::downgrade(&space);
+        self.waiting_for_space.lock().add(weak);
+        space
     }
 
     fn check_publish(&self, outlet: &Outlet, record: &Record<'_>, require: Option<Level>) -> Result<()> {
@@ -451,7 +467,7 @@ impl Shared {
     #[cold]
     fn count_failed(&self, stopped: Option<Error>) -> Error {
         self.metrics.add(Counter::PublishFailed, 1);
-        let error = stopped.unwrap_or_else(|| Error::internal("a backend stopped without a reason"));
+        let error = stopped.unwrap_or_else(stopped_without_reason);
         if error.fate().is_some() {
             error
         } else {
@@ -550,6 +566,10 @@ pub fn check_header_count(headers: Headers<'_>) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Kind::Header, format!("the message has {count} headers; the limit is {}", limits::HEADERS_MAX)))
+}
+
+fn stopped_without_reason() -> Error {
+    Error::internal("a backend stopped without a reason")
 }
 
 fn full(text: &str) -> Error {

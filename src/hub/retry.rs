@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::settle::{Decision, Open};
+use super::settle::{stale, Decision, Open};
 use super::Shared;
 use crate::broker::{Source, Verdict};
 use crate::config::RetryPolicy;
@@ -76,8 +76,7 @@ impl Attempts {
 
     /// Whether a delivery is beyond its last attempt. A dead letter never is.
     pub fn exhausted(&self, attempt: u32, message: &Message) -> bool {
-        let is_dead_letter = || self.hub.upgrade().is_some_and(|hub| hub.keeps_dead_letters(message.topic()));
-        attempt > self.policy.attempts && !is_dead_letter()
+        attempt > self.policy.attempts && !self.hub.upgrade().is_some_and(|hub| is_dead_letter(&hub, message))
     }
 
     /// Counts a settlement.
@@ -94,9 +93,9 @@ impl Attempts {
     pub fn decide(&self, source: &Arc<dyn Source>, open: Open, decision: Decision<'_>) -> Result<()> {
         let attempt = open.attempt;
         match decision {
-            Decision::Ack => source.settle(&[(open.tag, Verdict::Ack)]),
+            Decision::Ack => settle_one(source, open, Verdict::Ack)?,
             Decision::Retry { .. } if attempt < self.policy.attempts && self.is_gone(source, open) => {
-                source.settle(&[(open.tag, Verdict::Ack)]);
+                settle_one(source, open, Verdict::Ack)?;
                 return Err(Error::new(
                     Kind::Stale,
                     "retention or a purge has dropped this event: it cannot come back",
@@ -105,15 +104,15 @@ impl Attempts {
             Decision::Retry { delay, reason } if attempt < self.policy.attempts => {
                 let delay = delay.unwrap_or_else(|| backoff(&self.policy, attempt, self.chance()));
                 tracing::debug!(attempt, reason, "handed over again after {delay:?}");
-                source.settle(&[(open.tag, Verdict::Retry(delay))]);
+                settle_one(source, open, Verdict::Retry(delay))?;
             }
             Decision::Retry { reason, .. } => {
                 let reason = if reason.is_empty() { "all attempts failed" } else { reason };
-                self.bury(source, open, reason);
+                self.bury(source, open, reason)?;
             }
             Decision::Reject { reason } => {
                 let reason = if reason.is_empty() { "rejected" } else { reason };
-                self.bury(source, open, reason);
+                self.bury(source, open, reason)?;
             }
         }
         self.count_settled(decision, 1);
@@ -127,20 +126,20 @@ impl Attempts {
 
     /// Writes the dead letter and then acknowledges the original; if it cannot be written, the
     /// original is handed over again later.
-    pub fn bury(&self, source: &Arc<dyn Source>, open: Open, reason: &str) {
+    pub fn bury(&self, source: &Arc<dyn Source>, open: Open, reason: &str) -> Result<()> {
         let Some(hub) = self.hub.upgrade() else {
-            return source.settle(&[(open.tag, Verdict::Return)]);
+            return settle_one(source, open, Verdict::Return);
         };
         // An event that retention has dropped while it was out leaves nothing to keep.
         let (Some(topic), Some(message)) = (&self.dead_letter, source.held(open.tag)) else {
+            settle_one(source, open, Verdict::Ack)?;
             hub.metrics.add(Counter::DroppedDead, 1);
-            return source.settle(&[(open.tag, Verdict::Ack)]);
+            return Ok(());
         };
         let later = backoff(&self.policy, open.attempt, self.chance());
-        // Told by the topic, not by a header: a message that brings such headers is like any other.
-        if hub.keeps_dead_letters(message.topic()) {
+        if is_dead_letter(&hub, &message) {
             // A dead letter has nowhere further to go: it stays, for another look.
-            return source.settle(&[(open.tag, Verdict::Retry(later))]);
+            return settle_one(source, open, Verdict::Retry(later));
         }
         let topic = match topic {
             DeadLetterTopic::OfOrigin => format!("{}{DEAD_LETTER_SUFFIX}", message.topic()),
@@ -162,6 +161,7 @@ impl Attempts {
             }
         };
         self.write(&hub, &topic, &message, open.attempt, reason, Box::new(done));
+        Ok(())
     }
 
     fn write(
@@ -199,6 +199,20 @@ impl Attempts {
         self.random.store(word, Ordering::Relaxed);
         (word >> 11) as f64 / (1u64 << 53) as f64
     }
+}
+
+/// Passes one verdict on; it has no effect if the lease has ended since its token was taken.
+fn settle_one(source: &Arc<dyn Source>, open: Open, verdict: Verdict) -> Result<()> {
+    match source.settle(&[(open.tag, verdict)]).is_empty() {
+        true => Ok(()),
+        false => Err(stale()),
+    }
+}
+
+/// Told by topic and header: a message that brings such a header is like any other elsewhere, and
+/// so is one that was published to such a topic by its name.
+fn is_dead_letter(hub: &Shared, message: &Message) -> bool {
+    message.headers().find(ORIGIN_TOPIC).is_some() && hub.keeps_dead_letters(message.topic())
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ pub fn settle_many<'a>(
     mut put: impl FnMut(usize, Result<()>),
 ) {
     // A thread that is ending has no memory to lend.
-    let mut verdicts = VERDICTS.try_with(Cell::take).unwrap_or_default();
+    let mut run_memory = RUN.try_with(Cell::take).unwrap_or_default();
     let mut from = 0;
     while from < count {
         let (token, decision) = get(from);
@@ -89,18 +89,25 @@ pub fn settle_many<'a>(
             (0, _) => put(from, settle(token, decision)),
             (_, Ok(ledger)) => {
                 let tokens = (from..from + run).map(|index| (index, get(index).0));
-                ledger.ack_run(tokens, &mut put, &mut verdicts);
+                ledger.ack_run(tokens, &mut put, &mut run_memory);
             }
             (_, Err(error)) => (from..from + run).for_each(|index| put(index, Err(error.clone()))),
         }
         from += run.max(1);
     }
-    let _ = VERDICTS.try_with(|kept| kept.set(verdicts));
+    let _ = RUN.try_with(|kept| kept.set(run_memory));
+}
+
+/// Acknowledgements of one subscription, and which of the caller's settlements each is.
+#[derive(Default)]
+struct Run {
+    verdicts: Vec<(u64, Verdict)>,
+    indexes: Vec<usize>,
 }
 
 thread_local! {
     /// Memory that the runs of one thread use again and again.
-    static VERDICTS: Cell<Vec<(u64, Verdict)>> = const { Cell::new(Vec::new()) };
+    static RUN: Cell<Run> = const { Cell::new(Run { verdicts: Vec::new(), indexes: Vec::new() }) };
 }
 
 /// Renews the lease of a delivery, counted from now.
@@ -158,20 +165,32 @@ impl Ledger {
         &self,
         run: impl Iterator<Item = (usize, Token)>,
         put: &mut impl FnMut(usize, Result<()>),
-        verdicts: &mut Vec<(u64, Verdict)>,
+        Run { verdicts, indexes }: &mut Run,
     ) {
         let owner = {
             let mut state = self.state.lock();
             for (index, token) in run {
-                put(index, state.take(token).map(|open| verdicts.push((open.tag, Verdict::Ack))));
+                let taken = state.take(token).map(|open| {
+                    verdicts.push((open.tag, Verdict::Ack));
+                    indexes.push(index);
+                });
+                put(index, taken);
             }
             state.owner.clone()
         };
         if let (Some(owner), false) = (owner, verdicts.is_empty()) {
-            owner.attempts.count_settled(Decision::Ack, verdicts.len() as u64);
-            owner.source.settle(verdicts);
+            // Leases that have ended since the tokens were taken.
+            let ended = owner.source.settle(verdicts);
+            for tag in &ended {
+                let place = verdicts.iter().position(|(own, _)| own == tag);
+                if let Some(index) = place.and_then(|place| indexes.get(place)) {
+                    put(*index, Err(stale()));
+                }
+            }
+            owner.attempts.count_settled(Decision::Ack, (verdicts.len() - ended.len()) as u64);
         }
         verdicts.clear();
+        indexes.clear();
     }
 
     fn take(&self, token: Token) -> Result<(Open, Arc<Owner>)> {
@@ -364,6 +383,6 @@ fn unknown() -> Error {
 }
 
 #[cold]
-fn stale() -> Error {
+pub(super) fn stale() -> Error {
     Error::new(Kind::Stale, "the lease of this delivery has ended; it has been or will be handed over again")
 }

@@ -93,6 +93,8 @@ struct Life {
     running: usize,
     /// Threads that have not ended: those above, and the last one while it finishes.
     dispatchers: usize,
+    /// The subscription stands, so its threads may begin.
+    started: bool,
     closing: bool,
     ended: Option<Result<()>>,
     end_told: bool,
@@ -180,23 +182,29 @@ impl Hub {
         hub.mark_used();
         let concurrency = making.concurrency;
         let sink = Arc::new(SubSink::default());
-        if let Some(DeadLetterTopic::Named(name)) = &making.dead_letter {
-            hub.remember_dead_letter_topic(name)?;
-        }
+        let dead_letter = making.dead_letter.clone();
         let source = hub.open_source(&making.spec, Arc::clone(&sink) as Arc<dyn Sink>, timeout)?;
         let shared = SubShared::new(hub, making, &source, &target).inspect_err(|_| source.close())?;
         hub.subscriptions.lock().insert(shared.id, Arc::downgrade(&shared));
+        let handler = match target {
+            Target::Callback(handler) => Some(Arc::from(handler)),
+            Target::Inbox(..) => None,
+        };
         let mut started = hub.check_open();
-        if let (Ok(()), Target::Callback(handler)) = (&started, target) {
+        if let (Ok(()), Some(handler)) = (&started, &handler) {
             started = start_dispatchers(hub, &shared, handler, concurrency);
         }
+        if let (Ok(()), Some(DeadLetterTopic::Named(name))) = (&started, &dead_letter) {
+            started = hub.remember_dead_letter_topic(name);
+        }
         // A close that has looked at the list before has not seen this one.
-        if let Err(error) = started.and_then(|()| hub.check_open()) {
+        if let Err(error) = started.and_then(|()| hub.check_open()).and_then(|()| shared.check_inbox()) {
             shared.close_now();
-            // They have called nothing, or are told to stop: their user data are dropped before this returns.
+            // They have called nothing; the last hold of the user data is the one here.
             shared.wait_for_dispatchers(Deadline::after(None))?;
             return Err(error);
         }
+        shared.start();
         sink.attach(&shared);
         Ok(Subscription(shared))
     }
@@ -295,6 +303,31 @@ impl SubShared {
         }))
     }
 
+    /// Lets the dispatchers work.
+    fn start(&self) {
+        self.life.lock().started = true;
+        self.life_changed.notify_all();
+    }
+
+    /// Whether they may; waits until it is decided.
+    fn wait_for_start(&self) -> bool {
+        let mut life = self.life.lock();
+        while !life.started && !life.closing {
+            life = self.life_changed.wait_until(life, None);
+        }
+        !life.closing
+    }
+
+    /// Refuses a subscription whose inbox was freed meanwhile, and did not see it.
+    fn check_inbox(&self) -> Result<()> {
+        match &self.inbox {
+            Some(inbox) if inbox.upgrade().is_none_or(|inbox| inbox.is_closed()) => {
+                Err(Error::new(Kind::Closed, "the inbox is closed"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.life.lock().closing {
             return Err(Error::new(Kind::Closed, "the subscription is closed"));
@@ -327,6 +360,7 @@ impl SubShared {
             }
             life.running
         };
+        self.life_changed.notify_all();
         self.feed.stop();
         self.bell.ring();
         if running == 0 {
@@ -379,6 +413,9 @@ impl SubShared {
     }
 
     fn dispatch(&self, handler: &dyn Handler) {
+        if !self.wait_for_start() {
+            return;
+        }
         loop {
             let heard = self.bell.heard();
             if self.is_closing() {
@@ -403,7 +440,7 @@ impl SubShared {
 
     fn handle(&self, handler: &dyn Handler, incoming: Incoming) {
         let token = incoming.token;
-        let answer = as_callback(self.caller(), || crate::runtime::contained("handler", || handler.handle(incoming)));
+        let answer = crate::runtime::contained("handler", || handler.handle(incoming));
         if token == 0 {
             return;
         }
@@ -438,10 +475,9 @@ pub(super) fn end_of(flow: Flow) -> Result<()> {
 fn start_dispatchers(
     hub: &Arc<Shared>,
     shared: &Arc<SubShared>,
-    handler: Box<dyn Handler>,
+    handler: &Arc<dyn Handler>,
     concurrency: usize,
 ) -> Result<()> {
-    let handler: Arc<dyn Handler> = Arc::from(handler);
     for _ in 0..concurrency {
         let running = hub.dispatchers.fetch_add(1, Ordering::AcqRel);
         let ended = DispatcherEnd { hub: Arc::clone(hub), shared: Arc::clone(shared) };
@@ -458,12 +494,14 @@ fn start_dispatchers(
                 ),
             ));
         }
-        let (own, handler) = (Arc::clone(shared), Arc::clone(&handler));
+        let (own, handler) = (Arc::clone(shared), Arc::clone(handler));
         crate::runtime::spawn_thread("hmq-dispatch", move || {
-            own.dispatch(&*handler);
-            // The program's data is dropped before the end is told, so a close that has returned
-            // means that the drop function has run.
-            as_callback(own.caller(), || crate::runtime::contained("drop of a handler", || drop(handler)));
+            as_callback(own.caller(), || {
+                own.dispatch(&*handler);
+                // The program's data is dropped before the end is told, so a close that has returned
+                // means that the drop function has run.
+                crate::runtime::contained("drop of a handler", || drop(handler));
+            });
             drop(ended);
         })?;
     }

@@ -153,3 +153,105 @@ fn what_is_made_while_a_hub_closes_is_refused_or_ends() {
         assert!(dropped.load(Ordering::SeqCst), "the user data are dropped once the hub is closed");
     }
 }
+
+/// A handler that publishes into a full topic waits for space that nobody makes any more, and the
+/// close waits for the handler.
+#[test]
+fn a_close_does_not_wait_for_a_handler_that_waits_for_space() {
+    let hub = open(r#"{"topics":[{"pattern":"tasks.full","messages_max":1}]}"#);
+    publish(&hub, "tasks.full", "1");
+    let (answers, answer) = mpsc::channel();
+    let (own, answers) = (hub.clone(), Mutex::new(answers));
+    let handle = handler(move |_| {
+        answers.lock().unwrap().send(None).unwrap();
+        let refused = own.publish("tasks.full", None, &Record::new(b"2"), None, None).unwrap_err();
+        answers.lock().unwrap().send(Some(refused.kind())).unwrap();
+        Some(HandlerVerdict::Ack)
+    });
+    let _sub = hub.subscribe(options(r#"{"topic":"tasks.a"}"#), handle, WAIT).unwrap();
+    publish(&hub, "tasks.a", "x");
+    assert_eq!(answer.recv_timeout(Duration::from_secs(10)).unwrap(), None);
+    hub.close(None).unwrap();
+    assert_eq!(answer.recv_timeout(Duration::from_secs(10)).unwrap(), Some(Kind::Closed));
+}
+
+/// Only the innermost function of the program was remembered: `on_ready`, called by a handler's
+/// publish, could wait for that handler.
+#[test]
+fn a_function_inside_a_handler_cannot_wait_for_the_handler() {
+    let (hub, other) = (open("{}"), open("{}"));
+    let (own, told) = (Arc::new(Mutex::new(None::<Subscription>)), Arc::new(Mutex::new(Vec::new())));
+    let elsewhere = inbox(&other);
+    let _feeds = subscribe_to(&other, r#"{"topic":"tasks.b"}"#, &elsewhere, 0);
+    assert_quiet(&elsewhere);
+    let (slot, answers, its_hub) = (Arc::clone(&own), Arc::clone(&told), hub.clone());
+    let on_ready = move || {
+        let sub = slot.lock().unwrap().clone().unwrap();
+        let mut answers = answers.lock().unwrap();
+        answers.push(sub.close(None).unwrap_err().kind());
+        answers.push(its_hub.close(None).unwrap_err().kind());
+    };
+    elsewhere.on_ready(Box::new(on_ready)).unwrap();
+    let (done, finished) = mpsc::channel();
+    let done = Mutex::new(done);
+    let handle = handler(move |_| {
+        publish(&other, "tasks.b", "y");
+        done.lock().unwrap().send(()).unwrap();
+        Some(HandlerVerdict::Ack)
+    });
+    let sub = hub.subscribe(options(r#"{"topic":"tasks.a"}"#), handle, WAIT).unwrap();
+    *own.lock().unwrap() = Some(sub);
+    publish(&hub, "tasks.a", "x");
+    finished.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(*told.lock().unwrap(), [Kind::Reentrant; 2]);
+}
+
+/// A subscribe that failed half-way had started threads that took messages already, and waited for
+/// their handlers.
+#[test]
+fn a_subscribe_that_fails_has_called_nothing() {
+    let hub = open("{}");
+    let many = |count: usize| {
+        let json = format!(r#"{{"topic":"tasks.many","concurrency":{count}}}"#);
+        hub.subscribe(options(&json), handler(|_| Some(HandlerVerdict::Ack)), WAIT).unwrap()
+    };
+    let _subs = [many(64), many(64), many(64), many(63)];
+    publish(&hub, "tasks.a", "x");
+    let dropped = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&dropped);
+    let on_drop = Mutex::new(CallsOnDrop(Some(Box::new(move || told.store(true, Ordering::SeqCst)))));
+    let handle = handler(move |_| {
+        let _moved = &on_drop;
+        panic!("called by a subscription that never was");
+    });
+    let refused = hub.subscribe(options(r#"{"topic":"tasks.a","concurrency":2}"#), handle, NOW).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Full);
+    assert!(dropped.load(Ordering::SeqCst));
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.a"}"#, &inbox, 0);
+    let untouched = next(&inbox);
+    assert_eq!((untouched.attempt, untouched.redelivered), (1, false));
+}
+
+/// An inbox that was freed while a subscription for it was being made did not end that one.
+#[test]
+fn what_is_made_for_an_inbox_that_ends_is_refused_or_ends() {
+    let hub = open("{}");
+    for round in 0..300 {
+        let inbox = inbox(&hub);
+        let barrier = Arc::new(Barrier::new(2));
+        let making = {
+            let (hub, inbox, barrier) = (hub.clone(), inbox.clone(), Arc::clone(&barrier));
+            std::thread::spawn(move || {
+                barrier.wait();
+                hub.subscribe_inbox(options(r#"{"topic":"tasks.a"}"#), &inbox, 0, WAIT)
+            })
+        };
+        barrier.wait();
+        helixmq::sync::spin_for(Duration::from_micros(round % 30));
+        inbox.end();
+        if let Ok(sub) = making.join().unwrap() {
+            sub.wait(WAIT).unwrap();
+        }
+    }
+}

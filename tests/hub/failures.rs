@@ -36,6 +36,21 @@ fn a_message_that_brings_the_headers_of_a_dead_letter_becomes_one_like_any_other
     assert_eq!((&list["count"], &list["dead_letters"][0]["origin"]), (&1.into(), &"tasks.a".into()), "{list}");
 }
 
+/// A name that one subscription gave to its dead letters took the dead letters of another away:
+/// what was published to it directly was handed over for ever.
+#[test]
+fn an_ordinary_message_in_a_topic_of_dead_letters_becomes_one() {
+    let hub = virtual_hub();
+    let inbox = inbox(&hub);
+    let _first = subscribe_to(&hub, r#"{"topic":"tasks.a","dead_letter":"tasks.b"}"#, &inbox, 1);
+    let _second = subscribe_to(&hub, r#"{"topic":"tasks.b"}"#, &inbox, 2);
+    publish(&hub, "tasks.b", "ordinary");
+    settle(next(&inbox).token, Decision::Reject { reason: "no" }).unwrap();
+    hub.clock_advance(Duration::from_secs(3600)).unwrap();
+    assert_quiet(&inbox);
+    assert_eq!(dead_letters(&hub)["dead_letters"][0]["topic"], "tasks.b.dlq");
+}
+
 /// An event that a purge drops while a handler has it cannot come back; its retry was answered with
 /// success and then nothing came.
 #[test]
@@ -66,7 +81,10 @@ fn a_broker_opened_alone_is_refused_by_a_hub_with_a_virtual_clock() {
 type OnPublish = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
 /// A broker of the program whose publishes do as the test says.
-struct Program(OnPublish);
+struct Program {
+    on_publish: OnPublish,
+    on_close: Box<dyn Fn() + Send + Sync>,
+}
 
 impl CustomOps for Program {
     fn capabilities(&self) -> Capabilities {
@@ -76,7 +94,7 @@ impl CustomOps for Program {
         Ok(())
     }
     fn publish(&self, _: &str, _: TopicKind, _: &Record<'_>, _: u64, ticket: u64) -> Result<()> {
-        (self.0)(ticket)
+        (self.on_publish)(ticket)
     }
     fn subscribe(&self, _: &str, _: TopicKind, _: Option<&str>, _: usize, _: u64) -> Result<()> {
         Ok(())
@@ -84,13 +102,15 @@ impl CustomOps for Program {
     fn unsubscribe(&self, _: u64) {}
     fn settle(&self, _: u64, _: u64, _: Verdict) {}
     fn close(&self, _: Duration) -> Result<()> {
+        (self.on_close)();
         Ok(())
     }
 }
 
 fn hub_over(on_publish: OnPublish) -> (Hub, CustomSink) {
     let hub = open("{}");
-    let (broker, sink) = BrokerHandle::custom(Box::new(Program(on_publish))).unwrap();
+    let program = Program { on_publish, on_close: Box::new(|| {}) };
+    let (broker, sink) = BrokerHandle::custom(Box::new(program)).unwrap();
     hub.set_broker(Role::TaskQueue, &broker).unwrap();
     (hub, sink)
 }
@@ -131,7 +151,13 @@ fn a_lost_connection_ends_the_subscriptions_of_a_custom_broker() {
     let polled = subscribe_to(&hub, r#"{"topic":"tasks.a"}"#, &inbox, 7);
     let options = SubscribeOptions::from_json(r#"{"topic":"tasks.b"}"#).unwrap();
     let called = hub.subscribe(options, handler(|_| Some(HandlerVerdict::Ack)), WAIT).unwrap();
+    let asking = self::inbox(&hub);
+    let without_credit = subscribe_to(&hub, r#"{"topic":"tasks.c","credit":"manual"}"#, &asking, 0);
+    assert_quiet(&asking);
     assert_quiet(&inbox);
+    let publisher = hub.publisher(PublisherOptions::from_json(r#"{"topic":"tasks.a"}"#).unwrap()).unwrap();
+    let (outcomes, outcome) = mpsc::channel();
+    publisher.send_async(&Record::new(b"x"), Box::new(move |result| outcomes.send(result).unwrap())).unwrap();
     sink.event(BackendEvent::Lost(Error::new(Kind::BackendDown, "gone"))).unwrap();
     let mut events = Vec::new();
     assert_eq!(inbox.poll(4, WAIT, &mut events), Polled::Data);
@@ -141,6 +167,11 @@ fn a_lost_connection_ends_the_subscriptions_of_a_custom_broker() {
     }
     assert_eq!(polled.wait(WAIT).unwrap_err().kind(), Kind::BackendDown);
     assert_eq!(called.wait(WAIT).unwrap_err().kind(), Kind::BackendDown);
+    let unknown = outcome.recv_timeout(Duration::from_secs(10)).unwrap().unwrap_err();
+    assert_eq!(unknown.kind(), Kind::OutcomeUnknown, "whoever sends it again may send it twice");
+    events.clear();
+    assert_eq!(asking.poll(4, WAIT, &mut events), Polled::Data);
+    assert_eq!(without_credit.wait(NOW).unwrap_err().kind(), Kind::BackendDown);
 }
 
 /// A close during a hand-over completed the publish as cancelled, and the hand-over then completed
@@ -178,4 +209,20 @@ fn a_close_during_a_publish_tells_its_outcome_once() {
         assert_eq!(told.load(Ordering::SeqCst), usize::from(answer.is_ok()), "taken: {taken}");
         assert!(answer.is_ok() || !taken);
     }
+}
+
+/// A broker that bridges to a hub of its own was refused to close that hub from its own close.
+#[test]
+fn a_broker_may_close_a_hub_of_its_own_when_it_closes() {
+    let (hub, inner) = (open("{}"), open("{}"));
+    let (answers, answer) = mpsc::channel();
+    let (own, outer) = (inner.clone(), hub.clone());
+    let on_close = move || answers.send((own.close(WAIT), outer.close(None).unwrap_err().kind())).unwrap();
+    let program = Program { on_publish: Box::new(|_| Ok(())), on_close: Box::new(on_close) };
+    let (broker, _sink) = BrokerHandle::custom(Box::new(program)).unwrap();
+    hub.set_broker(Role::TaskQueue, &broker).unwrap();
+    hub.close(WAIT).unwrap();
+    let (inner_closed, outer_refused) = answer.recv_timeout(Duration::from_secs(10)).unwrap();
+    inner_closed.unwrap();
+    assert_eq!(outer_refused, Kind::Reentrant);
 }

@@ -117,15 +117,19 @@ impl Source for CustomSource {
         Flow::More
     }
 
-    fn settle(&self, verdicts: &[(u64, Verdict)]) {
+    fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64> {
+        let mut ended = Vec::new();
         for (tag, verdict) in verdicts {
             let their_token = self.subscriber.state.lock().tokens.remove(tag);
-            if let Some((their_token, _)) = their_token {
-                // A panic has been told to the hub as a loss.
-                let id = self.subscriber.id;
-                drop(self.shared.operate("custom settle", |ops| ops.settle(id, their_token, *verdict)));
-            }
+            let Some((their_token, _)) = their_token else {
+                ended.push(*tag);
+                continue;
+            };
+            // A panic has been told to the hub as a loss.
+            let id = self.subscriber.id;
+            drop(self.shared.operate("custom settle", |ops| ops.settle(id, their_token, *verdict)));
         }
+        ended
     }
 
     fn held(&self, tag: u64) -> Option<Message> {

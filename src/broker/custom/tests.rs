@@ -123,7 +123,8 @@ fn world(on_publish: impl Fn(&CustomSink, u64) -> Result<()> + Send + Sync + 'st
     assert!(program.sink.set(sink.clone()).is_ok());
     let hub = Arc::new(Hub::default());
     let backend_sink: Arc<dyn crate::broker::BackendSink> = Arc::<Hub>::clone(&hub);
-    let context = Context { clock: Clock::virtual_(), limits: Limits::tiny(), id_prefix: 1, sink: backend_sink };
+    let context =
+        Context { clock: Clock::virtual_(), limits: Limits::tiny(), id_prefix: 1, hub: 0, sink: backend_sink };
     broker.attach(context.clone()).unwrap();
     assert_eq!(broker.attach(context).unwrap_err().kind(), Kind::State);
     World { broker, sink, hub, said, numbers: AtomicU64::new(0) }

@@ -246,13 +246,17 @@ impl Source for EventSource {
         flow
     }
 
-    fn settle(&self, verdicts: &[(u64, Verdict)]) {
+    fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64> {
         let mut sinks = Sinks::new();
+        let mut ended = Vec::new();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let mut at_once = self.spec.ordered != Ordered::No;
         for &(tag, verdict) in verdicts {
-            let Some(lease) = inner.leases.remove(tag) else { continue };
+            let Some(lease) = inner.leases.remove(tag) else {
+                ended.push(tag);
+                continue;
+            };
             let handed = &lease.handed;
             let again = match verdict {
                 Verdict::Ack => None,
@@ -280,6 +284,7 @@ impl Source for EventSource {
         if fed {
             self.bell.sink().ready();
         }
+        ended
     }
 
     fn held(&self, tag: u64) -> Option<Message> {

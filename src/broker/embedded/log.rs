@@ -427,26 +427,30 @@ impl Log {
     }
 }
 
-impl Destination for Log {
-    fn publish(&self, batch: &Batch<'_>) -> Taken {
+impl Log {
+    fn publish_once(&self, batch: &Batch<'_>) -> Taken {
         let state = self.state.lock();
         match state.life {
-            Life::Open => {
-                let taken = self.publish_locked(state, batch);
-                let is_full = taken.stopped.as_ref().is_some_and(|error| error.kind() == Kind::Full);
-                if taken.count > 0 || !is_full {
-                    return taken;
-                }
-                self.collect_acks();
-                self.core.evict_for(&taken, batch.records);
-                self.publish_locked(self.state.lock(), batch)
-            }
+            Life::Open => self.publish_locked(state, batch),
             Life::Closed => Taken { count: 0, first_seq: 0, level: None, stopped: Some(closed()) },
             Life::Deleted => {
                 drop(state);
                 super::publish_again(&self.core, &self.name, TopicKind::Event, batch)
             }
         }
+    }
+}
+
+impl Destination for Log {
+    fn publish(&self, batch: &Batch<'_>) -> Taken {
+        let taken = self.publish_once(batch);
+        let is_full = taken.stopped.as_ref().is_some_and(|error| error.kind() == Kind::Full);
+        if taken.count > 0 || !is_full {
+            return taken;
+        }
+        self.collect_acks();
+        self.core.evict_for(&taken, batch.records);
+        self.publish_once(batch)
     }
 
     fn on_space(&self, waker: Weak<dyn Wake>) {

@@ -91,7 +91,9 @@ impl Waiters {
     /// Notes that a record of `bytes` found no space.
     pub fn refused(&self, bytes: usize) {
         let mut state = self.state.lock();
-        state.bytes = Some(state.bytes.map_or(bytes, |least| least.min(bytes)));
+        // Of those that did not wait for it nobody asks any more.
+        let least = state.bytes.filter(|_| self.wanted()).unwrap_or(bytes);
+        state.bytes = Some(least.min(bytes));
     }
 
     /// Adds a waiter. The caller looks for space afterwards, as it may have come just before.

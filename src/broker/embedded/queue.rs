@@ -498,23 +498,27 @@ impl Queue {
     }
 }
 
-impl Destination for Queue {
-    fn publish(&self, batch: &Batch<'_>) -> Taken {
+impl Queue {
+    fn publish_once(&self, batch: &Batch<'_>) -> Taken {
         let state = self.state.lock();
         match state.life {
-            Life::Open => {
-                let taken = self.publish_locked(state, batch);
-                if taken.count > 0 || !self.core.evict_for(&taken, batch.records) {
-                    return taken;
-                }
-                self.publish_locked(self.state.lock(), batch)
-            }
+            Life::Open => self.publish_locked(state, batch),
             Life::Closed => Taken { count: 0, first_seq: 0, level: None, stopped: Some(closed()) },
             Life::Deleted => {
                 drop(state);
                 super::publish_again(&self.core, &self.name, TopicKind::Task, batch)
             }
         }
+    }
+}
+
+impl Destination for Queue {
+    fn publish(&self, batch: &Batch<'_>) -> Taken {
+        let taken = self.publish_once(batch);
+        if taken.count == 0 && self.core.evict_for(&taken, batch.records) {
+            return self.publish_once(batch);
+        }
+        taken
     }
 
     fn on_space(&self, waker: Weak<dyn Wake>) {

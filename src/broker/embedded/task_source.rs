@@ -228,10 +228,9 @@ impl Source for TaskSource {
         Flow::More
     }
 
-    fn settle(&self, verdicts: &[(u64, Verdict)]) {
+    fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64> {
         let mut sinks = Sinks::new();
-        let mut wanted = Vec::new();
-        let mut back = Vec::new();
+        let (mut wanted, mut back, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         // Freed per queue, told in runs: most sources have one.
@@ -245,7 +244,10 @@ impl Source for TaskSource {
             }
         };
         for &(tag, verdict) in verdicts {
-            let Some(lease) = inner.leases.remove(tag) else { continue };
+            let Some(lease) = inner.leases.remove(tag) else {
+                ended.push(tag);
+                continue;
+            };
             let message = lease.message;
             let (tries, handed, due) = match verdict {
                 Verdict::Ack => {
@@ -279,6 +281,7 @@ impl Source for TaskSource {
         if fed {
             self.bell.sink().ready();
         }
+        ended
     }
 
     fn held(&self, tag: u64) -> Option<Message> {

@@ -103,7 +103,7 @@ impl House {
 
     fn with(limits: Limits, memory_bytes_max: usize, partitions: u32) -> Self {
         let clock = Clock::virtual_();
-        let cx = Context { clock: clock.clone(), limits, id_prefix: 7, sink: Arc::new(Signals::default()) };
+        let cx = Context { clock: clock.clone(), limits, id_prefix: 7, hub: 0, sink: Arc::new(Signals::default()) };
         let cfg = EmbeddedConfig { memory_bytes_max, partitions, topics: Vec::new() };
         Self { broker: Embedded::open(cfg, cx).unwrap(), clock, numbers: AtomicU64::new(0) }
     }

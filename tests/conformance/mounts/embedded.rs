@@ -29,7 +29,7 @@ pub fn wrapped() -> Box<dyn Harness> {
 
 /// A context on a virtual clock.
 pub fn context(clock: &Clock, limits: Limits, sink: Arc<dyn BackendSink>) -> Context {
-    Context { clock: clock.clone(), limits, id_prefix: 0x00c0_ffee, sink }
+    Context { clock: clock.clone(), limits, id_prefix: 0x00c0_ffee, hub: 0, sink }
 }
 
 /// An embedded broker of four MiB.

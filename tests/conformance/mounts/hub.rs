@@ -297,7 +297,7 @@ impl Source for FromHub {
         }
     }
 
-    fn settle(&self, verdicts: &[(u64, Verdict)]) {
+    fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64> {
         let out: Vec<_> = verdicts.iter().filter(|(tag, _)| self.open.lock().remove(tag)).collect();
         let get = |index: usize| {
             let (token, verdict) = out[index];
@@ -308,11 +308,13 @@ impl Source for FromHub {
             };
             (*token, decision)
         };
-        helixmq::hub::settle_many(out.len(), get, |_, result| match result {
+        let mut ended = Vec::new();
+        helixmq::hub::settle_many(out.len(), get, |index, result| match result {
             Ok(()) => {}
-            Err(error) if matches!(error.kind(), Kind::Stale | Kind::Closed) => {}
+            Err(error) if matches!(error.kind(), Kind::Stale | Kind::Closed) => ended.push(out[index].0),
             Err(error) => panic!("a delivery that is out cannot be settled: {error}"),
         });
+        ended
     }
 
     fn held(&self, _tag: u64) -> Option<Message> {

@@ -237,3 +237,27 @@ fn no_wake_up_is_lost_between_threads_that_fill_and_empty_a_small_topic() {
         assert_eq!(house.describe("t").unsettled, 0);
     }
 }
+
+/// A publisher that does not wait left its size as the smallest that helps: one with a large record
+/// was then woken at once, again and again.
+#[test]
+fn space_for_one_that_does_not_wait_wakes_nobody() {
+    with_both(|house| {
+        let spec = TopicSpec { bytes_max: Some(1000), ..TopicSpec::default() };
+        house.declare("q", TopicKind::Task, spec).unwrap();
+        let (small, large) = ([0; 100], [0; 500]);
+        house.publish("q", TopicKind::Task, &[Record::new(&small); 20]);
+        let worker = house.subscribe(&task_spec("q"));
+        let out = worker.all();
+        let destination = house.broker.destination("q", TopicKind::Task).unwrap();
+        assert_eq!(house.publish_to(&*destination, &[Record::new(&small)]).count, 0);
+        worker.ack(&out[..1]);
+        assert_eq!(house.publish_to(&*destination, &[Record::new(&large)]).count, 0);
+        let waiter = Arc::new(Signals::default());
+        destination.on_space(Arc::<Signals>::downgrade(&waiter));
+        assert_eq!(waiter.take(), 0, "there is no space for it");
+        worker.ack(&out[1..]);
+        assert_eq!(waiter.take(), 1);
+        assert_eq!(house.publish_to(&*destination, &[Record::new(&large)]).count, 1);
+    });
+}

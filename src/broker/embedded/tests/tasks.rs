@@ -151,7 +151,7 @@ fn a_lease_ends_by_time_unless_extended() {
         worker.source.extend(out[1].tag, millis(100)).unwrap();
         house.advance(40);
         assert_eq!(*worker.signals.revoked.lock(), [out[0].tag]);
-        worker.ack(&out[..1]);
+        assert_eq!(worker.source.settle(&[(out[0].tag, Verdict::Ack)]), [out[0].tag], "too late");
         assert_eq!(worker.source.extend(out[0].tag, millis(1)).unwrap_err().kind(), Kind::Stale);
         let again = worker.all();
         assert_eq!((texts(&again), again[0].attempt, again[0].redelivered), (vec!["a"], 2, true));
