@@ -23,8 +23,8 @@
  *   Texts come out with a length and a NUL behind them. Borrowed ones live as long as their
  *   object; owned ones are freed by hmq_free, never by free(). Messages are counted and outlive
  *   their subscription and hub; what they point to is valid until the last hmq_msg_free.
- *   A struct carries its size in its first field: start from HMQ_..._INIT, each element of an array
- *   too. Options that are NULL are the defaults;
+ *   A struct carries its size in its first field: start from HMQ_..._INIT. In an array of records each
+ *   does; of events and settlements the first one's size counts for all. Options that are NULL are the defaults;
  *   docs/options.schema.json has them all, docs/json.md what calls answer.
  *
  * Callbacks
@@ -862,6 +862,20 @@ HMQ_NODISCARD hmq_status hmq_error_status(const struct hmq_error *error);
 const char *hmq_error_json(const struct hmq_error *error, size_t *len);
 
 /**
+ * What an error says, as one sentence for people: the `message` of hmq_error_json. Borrowed: lives
+ * until hmq_error_free.
+ *
+ * - `error`: in, borrow, may be NULL: then the answer is "", as for what is no error.
+ * - `len`: out, may be NULL: length of the text, without its NUL.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Callback: allowed.
+ * @since 0.1.0
+ */
+const char *hmq_error_message(const struct hmq_error *error, size_t *len);
+
+/**
  * Frees an error.
  *
  * - `error`: in, own, may be NULL.
@@ -1244,7 +1258,7 @@ hmq_status hmq_pub_send(struct hmq_pub *publisher,
  * taken; those before it are taken, those after it were not tried (HMQ_E_CANCELLED in `each`).
  *
  * - `publisher`: in, borrow.
- * - `records`: in, borrow: `count` messages, copied; the first one's `size` is the step.
+ * - `records`: in, borrow: `count` messages, copied; each starts from HMQ_RECORD_INIT.
  * - `count`: in: how many.
  * - `timeout_ms`: in: for all of them; -1 for ever, 0 try.
  * - `each`: out, may be NULL: `count` statuses.
@@ -1325,7 +1339,7 @@ hmq_status hmq_pub_send_async(struct hmq_pub *publisher,
  * `tag` of its record. It stops at the first that is not taken.
  *
  * - `publisher`: in, borrow.
- * - `records`: in, borrow: `count` messages, copied; the first one's `size` is the step.
+ * - `records`: in, borrow: `count` messages, copied; each starts from HMQ_RECORD_INIT.
  * - `count`: in: how many.
  * - `inbox`: in, borrow: where the outcomes come; of the same hub.
  * - `ops`: out, may be NULL: `count` numbers for hmq_cancel; 0 for what was not taken.

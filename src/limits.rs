@@ -46,6 +46,8 @@ pub const TOPICS_MAX: usize = 100_000;
 pub const PARTITIONS_MAX: u32 = 1024;
 /// State changes kept for `hmq_health`.
 pub const STATE_CHANGES_KEPT: usize = 100;
+/// Warnings kept for `hmq_health` beside those of the configuration.
+pub const WARNINGS_KEPT: usize = 20;
 
 /// How long a consumer looks for the next message before it sleeps: less than a wake-up costs both
 /// sides (some 20 microseconds), and seldom more than the pause between messages of a busy topic.

@@ -91,7 +91,10 @@ fn refuse_if(what: &str, inside: impl Fn(Caller) -> bool) -> Result<()> {
     if refused.unwrap_or_default() {
         return Err(Error::new(
             Kind::Reentrant,
-            format!("{what} would wait for the callback it is called from; call it from another thread"),
+            format!(
+                "{what} would wait for the callback it is called from; call it from another thread (from here, \
+                 hmq_hub_stop ends hmq_hub_wait, and hmq_sub_free ends a subscription without waiting)"
+            ),
         ));
     }
     Ok(())

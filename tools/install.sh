@@ -11,6 +11,10 @@ ln -sf "libhelixmq.so.$abi" "$dest$libdir/libhelixmq.so"
 install -m 644 "$release/libhelixmq-local.a" "$dest$libdir/libhelixmq.a"
 install -m 644 include/helixmq.h include/helixmq.hpp "$dest$prefix/include/"
 
+# What the header refers to.
+install -d "$dest$prefix/share/doc/helixmq"
+install -m 644 README.md LICENSE-MIT LICENSE-APACHE docs/*.md docs/*.json "$dest$prefix/share/doc/helixmq/"
+
 pc() { # pc FILE LIBS PRIVATE
     cat >"$dest$libdir/pkgconfig/$1" <<PC
 prefix=$prefix

@@ -199,6 +199,11 @@ fn nearest<'a>(name: &str, allowed: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let name = name.to_ascii_lowercase();
+    // Calls that act on a topic say `topic`; those that administer it say `name`, or `pattern`.
+    const SAME: [&str; 4] = ["topic", "name", "pattern", "queue"];
+    if SAME.contains(&name.as_str()) {
+        return SAME.iter().find_map(|word| allowed.iter().copied().find(|own| own == word));
+    }
     let (distance, best) =
         allowed.iter().map(|candidate| (edit_distance(&name, candidate), *candidate)).min_by_key(|(near, _)| *near)?;
     // A third of the name wrong is another name, but a name cut short or run on is still meant.

@@ -320,6 +320,9 @@ impl<T: Words> Form for Word<T> {
     }
 }
 
+/// March 1973 in microseconds; milliseconds reach it in the year 5138.
+const MICROS_MIN: u64 = 100_000_000_000_000;
+
 /// A wall time: whole microseconds since 1970, or RFC 3339 text. Held as microseconds.
 pub struct Time;
 
@@ -337,12 +340,17 @@ impl Form for Time {
             }
 
             fn visit_u64<E: de::Error>(self, value: u64) -> Result<i64, E> {
+                if (1..MICROS_MIN).contains(&value) {
+                    return Err(E::custom(
+                        "times are microseconds since 1970; this looks like seconds or milliseconds",
+                    ));
+                }
                 i64::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
             }
 
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<i64, E> {
                 match value {
-                    0.. => Ok(value),
+                    0.. => self.visit_u64(value as u64),
                     _ => Err(E::invalid_value(de::Unexpected::Signed(value), &self)),
                 }
             }

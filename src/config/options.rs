@@ -373,8 +373,8 @@ pub struct DeadLetterQuery {
     pub action: DeadLetterAction,
     /// Those of this topic, or of the topics of a pattern.
     pub topic: Option<String>,
-    /// Those with these ids; none said: all.
-    pub ids: Vec<String>,
+    /// Those with these ids.
+    pub ids: Option<Vec<String>>,
     /// Those with exactly this reason.
     pub reason: Option<String>,
     /// So many, at most.
@@ -386,8 +386,12 @@ pub struct DeadLetterQuery {
 
 impl Default for DeadLetterQuery {
     fn default() -> Self {
-        Self { action: DeadLetterAction::List, topic: None, ids: Vec::new(), reason: None, limit: 100, dry_run: false }
+        Self { action: DeadLetterAction::List, topic: None, ids: None, reason: None, limit: 100, dry_run: false }
     }
+}
+
+fn refused(path: &str, text: &str) -> Error {
+    Error::new(Kind::Config, text).at(path, 0, 0)
 }
 
 impl DeadLetterQuery {
@@ -398,6 +402,16 @@ impl DeadLetterQuery {
         let options: Self = read("dead letter query", json)?;
         if let Some(topic) = &options.topic {
             check_pattern("dead letter query: `topic`", topic)?;
+        }
+        // A list that came out empty, or a topic left out, must not become "all there are".
+        if options.ids.as_ref().is_some_and(Vec::is_empty) {
+            return Err(refused("ids", "dead letter query: `ids` is empty: name some, or leave it out"));
+        }
+        if options.action != DeadLetterAction::List && options.topic.is_none() {
+            return Err(refused(
+                "topic",
+                "dead letter query: `topic` is missing: name the topic, or a pattern; \"#\" is all of them",
+            ));
         }
         Ok(options)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use once_cell::sync::Lazy;
 
-use super::guard::{forked_text, quiet_body};
+use super::guard::{forked_message, forked_text, quiet_body};
 use super::objects::ErrorText;
 use super::slot::{self, ERRORS};
 use super::text::{free, put, with_nul};
@@ -17,11 +17,16 @@ use crate::error::{status_table, Error, Kind};
 pub(super) const FORKED_ERROR: *mut hmq_error = 0x5AF0_0000_0000_0001usize as *mut hmq_error;
 
 static TABLE: Lazy<Box<[u8]>> = Lazy::new(|| with_nul(status_table().to_string().as_bytes()));
+static FORKED_MESSAGE: Lazy<Box<[u8]>> = Lazy::new(|| with_nul(forked_message().as_bytes()));
 static FORKED_JSON: Lazy<Box<[u8]>> = Lazy::new(|| with_nul(forked_text().as_bytes()));
 
 /// A handle for `error`; NULL if there is none left, the status tells enough then.
 pub(super) fn give_error(error: &Error) -> *mut hmq_error {
-    let text = ErrorText { code: error.kind().code(), json: with_nul(error.to_json().to_string().as_bytes()) };
+    let text = ErrorText {
+        code: error.kind().code(),
+        json: with_nul(error.to_json().to_string().as_bytes()),
+        message: with_nul(error.message().as_bytes()),
+    };
     ERRORS.insert(Arc::new(text)).map_or(std::ptr::null_mut(), |handle| handle as *mut hmq_error)
 }
 
@@ -132,6 +137,31 @@ pub unsafe extern "C" fn hmq_error_json(error: *const hmq_error, len: *mut usize
                 c"{}".as_ptr()
             }
         }
+    })
+}
+
+/// What an error says, as one sentence for people: the `message` of hmq_error_json. Borrowed: lives
+/// until hmq_error_free.
+///
+/// - `error`: in, borrow, may be NULL: then the answer is "", as for what is no error.
+/// - `len`: out, may be NULL: length of the text, without its NUL.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Callback: allowed.
+/// @since 0.1.0
+#[no_mangle]
+pub unsafe extern "C" fn hmq_error_message(error: *const hmq_error, len: *mut usize) -> *const c_char {
+    if error == FORKED_ERROR {
+        // SAFETY: NULL, or valid for a write by the header's contract.
+        unsafe { put(len, FORKED_MESSAGE.len() - 1) };
+        return FORKED_MESSAGE.as_ptr().cast();
+    }
+    quiet_body!(error, c"".as_ptr(), [len], {
+        let found = if error.is_null() { None } else { ERRORS.find(error as usize).ok() };
+        // The table holds the text until the error is freed, so it outlives this call.
+        put(len, found.as_ref().map_or(0, |text| text.message.len() - 1));
+        found.map_or(c"".as_ptr(), |text| text.message.as_ptr().cast())
     })
 }
 

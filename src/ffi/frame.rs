@@ -12,12 +12,13 @@
 //! 72 i64 delay_ms    80 i64 ttl_ms     88 topic, key, id, type, headers, payload, zeros to 8
 //! ```
 
+use super::batch::{Item, Source};
 use super::convert::{backend_number, level_number};
 use super::event::{message_flags, with_events, POLL_MAX};
 use super::inbox::polled;
 use super::messages;
 use super::objects::Prepared;
-use super::record::{check_address, check_word, not_negative, priority, with_defaults, Item, Own, Source};
+use super::record::{check_address, check_word, not_negative, priority, with_defaults, Own};
 use super::text::{put, Timeout};
 use super::types::{
     hmq_status, EV_END, EV_FATE, EV_LOG, EV_MESSAGE, EV_PUBLISHED, EV_STATE, MSG_MAYBE_DUP, OK, RECEIPT_SPOOLED,

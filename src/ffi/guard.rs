@@ -122,6 +122,11 @@ pub(super) fn forked_text() -> String {
     forked().to_json().to_string()
 }
 
+/// As [`forked_text`], its sentence alone.
+pub(super) fn forked_message() -> String {
+    forked().message().to_owned()
+}
+
 /// The body of an exported function. Inside it raw pointers are used without further words: the
 /// header's contract is that each is NULL, or valid for what its comment says.
 ///

@@ -14,6 +14,7 @@
 #![allow(clippy::too_many_arguments, reason = "the shapes of C: pointer and length, output, error")]
 #![allow(non_camel_case_types, reason = "the types carry their names of C")]
 
+mod batch;
 mod broker;
 mod broker_ops;
 mod callback;

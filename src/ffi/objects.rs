@@ -22,6 +22,7 @@ pub(super) struct Prepared {
 /// An error as callers read it.
 pub(super) struct ErrorText {
     pub(super) code: i32,
-    /// Ends with a NUL.
+    /// Ends with a NUL, as the message does.
     pub(super) json: Box<[u8]>,
+    pub(super) message: Box<[u8]>,
 }

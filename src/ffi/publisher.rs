@@ -3,6 +3,7 @@
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
+use super::batch;
 use super::callback::{DoneCallback, UserData};
 use super::frame;
 use super::guard::{body, quiet_body};
@@ -104,7 +105,7 @@ pub unsafe extern "C" fn hmq_pub_send(
 /// taken; those before it are taken, those after it were not tried (HMQ_E_CANCELLED in `each`).
 ///
 /// - `publisher`: in, borrow.
-/// - `records`: in, borrow: `count` messages, copied; the first one's `size` is the step.
+/// - `records`: in, borrow: `count` messages, copied; each starts from HMQ_RECORD_INIT.
 /// - `count`: in: how many.
 /// - `timeout_ms`: in: for all of them; -1 for ever, 0 try.
 /// - `each`: out, may be NULL: `count` statuses.
@@ -130,8 +131,8 @@ pub unsafe extern "C" fn hmq_pub_send_batch(
     body!(publisher, err, [accepted], {
         let found = PUBLISHERS.find(publisher as usize)?;
         let timeout = timeout(timeout_ms)?;
-        let records = record::Array::new(records, count, "records")?;
-        let sent = record::send_all(&found, records, timeout, filled(each, count, Kind::Cancelled.code()));
+        let records = batch::Array::new(records, count, "records")?;
+        let sent = batch::send_all(&found, records, timeout, filled(each, count, Kind::Cancelled.code()));
         sent.into_status(accepted, err)
     })
 }
@@ -169,7 +170,7 @@ pub unsafe extern "C" fn hmq_pub_send_packed(
         let frames = super::text::bytes(frames, bytes, isize::MAX as usize, "frames")?.unwrap_or_default();
         let frames = frame::Frames::checked(frames)?;
         let count = frames.count();
-        let sent = record::send_all(&found, frames, timeout, filled(each, count, Kind::Cancelled.code()));
+        let sent = batch::send_all(&found, frames, timeout, filled(each, count, Kind::Cancelled.code()));
         sent.into_status(accepted, err)
     })
 }
@@ -218,7 +219,7 @@ pub unsafe extern "C" fn hmq_pub_send_async(
 /// `tag` of its record. It stops at the first that is not taken.
 ///
 /// - `publisher`: in, borrow.
-/// - `records`: in, borrow: `count` messages, copied; the first one's `size` is the step.
+/// - `records`: in, borrow: `count` messages, copied; each starts from HMQ_RECORD_INIT.
 /// - `count`: in: how many.
 /// - `inbox`: in, borrow: where the outcomes come; of the same hub.
 /// - `ops`: out, may be NULL: `count` numbers for hmq_cancel; 0 for what was not taken.
@@ -248,8 +249,8 @@ pub unsafe extern "C" fn hmq_pub_send_inbox(
             return Err(null("inbox"));
         }
         let inbox = INBOXES.find(inbox as usize)?;
-        let records = record::Array::new(records, count, "records")?;
-        let sent = record::send_all_to_inbox(&found, records, &inbox, filled(ops, count, 0));
+        let records = batch::Array::new(records, count, "records")?;
+        let sent = batch::send_all_to_inbox(&found, records, &inbox, filled(ops, count, 0));
         sent.into_status(accepted, err)
     })
 }

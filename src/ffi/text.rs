@@ -37,7 +37,9 @@ pub(super) fn null(name: &str) -> Error {
 
 #[cold]
 fn too_large(name: &str, len: usize, max: usize) -> Error {
-    Error::new(Kind::TooLarge, format!("{name} has {len} bytes, more than the {max} that are taken"))
+    let hint =
+        if len == usize::MAX { "; HMQ_NTS is not taken here, as these bytes need not end with a NUL" } else { "" };
+    Error::new(Kind::TooLarge, format!("{name} has {len} bytes, more than the {max} that are taken{hint}"))
 }
 
 /// Fails with `HMQ_E_NULL` if an output that must be there is not.

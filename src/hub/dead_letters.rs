@@ -27,13 +27,20 @@ impl Hub {
         let deadline = Deadline::after(timeout);
         let mut out = Vec::new();
         let mut failed = Vec::new();
+        let mut more = false;
         let pattern = Pattern::parse(query.topic.as_deref().unwrap_or("#"))?;
         for topic in hub.dead_letter_topics(timeout)? {
+            if more {
+                break;
+            }
             let mut browse = Browse::open(hub, &topic, timeout)?;
-            while out.len() < query.limit {
-                let Some(delivery) = browse.next() else { break };
+            while let Some(delivery) = browse.next() {
                 if !wanted(query, &pattern, &delivery.message) {
                     continue;
+                }
+                if out.len() == query.limit {
+                    more = true;
+                    break;
                 }
                 if deadline.has_passed() && timeout != Some(std::time::Duration::ZERO) {
                     return Err(Error::new(Kind::Timeout, format!("{} dead letters were handled in time", out.len())));
@@ -54,7 +61,7 @@ impl Hub {
                 }
             }
         }
-        Ok(json!({"count": out.len(), "dead_letters": out, "failed": failed, "dry_run": query.dry_run}))
+        Ok(json!({"count": out.len(), "more": more, "dead_letters": out, "failed": failed, "dry_run": query.dry_run}))
     }
 }
 
@@ -148,7 +155,7 @@ impl Drop for Browse {
 
 fn wanted(query: &DeadLetterQuery, pattern: &Pattern, message: &Message) -> bool {
     let topic = pattern.matches(&text(message, ORIGIN_TOPIC)) || pattern.matches(message.topic());
-    let id = query.ids.is_empty() || query.ids.iter().any(|id| id == message.id().as_str());
+    let id = query.ids.as_ref().is_none_or(|ids| ids.iter().any(|id| id == message.id().as_str()));
     let reason = query.reason.as_ref().is_none_or(|reason| text(message, REASON) == *reason);
     topic && id && reason
 }

@@ -30,13 +30,15 @@ impl Hub {
         let backends = hub.backends();
         let up = backends.iter().filter(|backend| backend.state() == BackendState::Up).count();
         let open = !hub.is_closing() && hub.config.enabled;
+        let mut warnings = hub.config.warnings.clone();
+        warnings.extend(hub.notices.warnings.lock().iter().cloned());
         let changes: Vec<Value> = hub.notices.kept.lock().iter().map(StateChange::to_json).collect();
         json!({
             "name": hub.config.name, "enabled": hub.config.enabled, "closed": hub.is_closing(),
             "live": !hub.is_closing(), "ready": open && up == backends.len(), "degraded": open && up < backends.len(),
             "backends": backends.iter().map(|backend| backend.to_json()).collect::<Vec<_>>(),
             "subscriptions": hub.subscriptions.lock().len(), "inflight": hub.inflight.len(),
-            "topics": hub.descriptions(), "warnings": hub.config.warnings, "state_changes": changes,
+            "topics": hub.descriptions(), "warnings": warnings, "state_changes": changes,
         })
     }
 

@@ -39,6 +39,7 @@ mod feed;
 pub mod health;
 pub mod inbox;
 mod inflight;
+mod kinds;
 pub mod process;
 pub mod publish;
 mod publish_json;
@@ -146,6 +147,7 @@ struct Wants {
 #[derive(Default)]
 struct Notices {
     kept: Mutex<VecDeque<StateChange>>,
+    warnings: Mutex<Vec<String>>,
     callback: Mutex<Option<Arc<dyn TextHandler>>>,
 }
 
@@ -403,27 +405,6 @@ impl Shared {
         };
         let chosen = first.as_ref().or(second.as_ref().filter(carries)).unwrap_or(&roles.fallback);
         Ok(Arc::clone(chosen))
-    }
-
-    /// The kind of a topic or pattern for a use that fixes nothing.
-    fn peek_kind(&self, topic: &str, asked: Option<(TopicKind, Use)>) -> Result<TopicKind> {
-        let first = self.kinds.lock().get(topic).copied();
-        Ok(self.routes.kind(topic, asked, first)?.0)
-    }
-
-    /// The kind of a topic or pattern; remembers the first use of a plain name.
-    fn kind_of(&self, topic: &str, asked: Option<(TopicKind, Use)>, subscribes: bool) -> Result<TopicKind> {
-        if crate::config::is_pattern(topic) {
-            return self.peek_kind(topic, asked);
-        }
-        let mut kinds = self.kinds.lock();
-        let first = kinds.get(topic).copied();
-        let (kind, by) = self.routes.kind(topic, asked, first)?;
-        if first.is_none() && kinds.len() < crate::limits::TOPICS_MAX {
-            let by = if by == Use::Default && subscribes { Use::Subscribe } else { by };
-            kinds.insert(topic.to_owned(), (kind, by));
-        }
-        Ok(kind)
     }
 
     /// The outlet of a topic, found or made.

@@ -145,6 +145,7 @@ impl Attempts {
             DeadLetterTopic::OfOrigin => format!("{}{DEAD_LETTER_SUFFIX}", message.topic()),
             DeadLetterTopic::Named(name) => name.clone(),
         };
+        let told = format!("message {} of `{}` is in `{topic}` now: {reason}", message.id().as_str(), message.topic());
         let source = Arc::clone(source);
         let counted = Arc::downgrade(&hub);
         let done = move |result: Result<()>| {
@@ -152,6 +153,7 @@ impl Attempts {
             match result {
                 Ok(()) => {
                     hub.metrics.add(Counter::DeadLettered, 1);
+                    hub.log_warn("dead_lettered", &told);
                     source.settle(&[(open.tag, Verdict::Ack)]);
                 }
                 Err(error) => {

@@ -41,6 +41,8 @@ pub enum Use {
     Publish,
     /// A subscription that named the kind.
     Subscribe,
+    /// A subscription that named none: the default table did.
+    SubscribeByDefault,
     /// A declaration.
     Declare,
     /// Nobody named it; the default table did.
@@ -52,6 +54,7 @@ impl Use {
         match self {
             Use::Publish => "a publish",
             Use::Subscribe => "a subscription",
+            Use::SubscribeByDefault => "a subscription (by the default table, as it named no kind)",
             Use::Declare => "a declaration",
             Use::Default => "the default table",
         }
@@ -103,10 +106,12 @@ impl Routes {
                 Kind::TopicKind,
                 format!(
                     "`{topic}` was first used for {}s by {}, now {} wants {}s; a topic has one kind per hub: use another \
-                     name, or fix it with a route {{\"pattern\": \"{topic}\", \"kind\": \"{}\"}}",
+                     name, say \"kind\": \"{}\" where it is first subscribed, or fix it with a route \
+                     {{\"pattern\": \"{topic}\", \"kind\": \"{}\"}}",
                     kind.name(),
                     earlier.text(),
                     by.text(),
+                    asked.name(),
                     asked.name(),
                     asked.name()
                 ),

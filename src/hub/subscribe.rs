@@ -80,6 +80,8 @@ pub(super) struct SubShared {
     hub_id: u64,
     inbox: Option<WeakInbox>,
     bell: Bell,
+    /// What it subscribes, if that is a pattern.
+    pub(super) pattern: Option<Pattern>,
     /// In the inbox's list of those that are ready; guarded by the inbox's lock.
     pub(super) listed: AtomicBool,
     life: Mutex<Life>,
@@ -204,6 +206,7 @@ impl Hub {
             shared.wait_for_dispatchers(Deadline::after(None))?;
             return Err(error);
         }
+        hub.warn_of_topics_of_the_other_kind(&shared);
         shared.start();
         sink.attach(&shared);
         Ok(Subscription(shared))
@@ -283,6 +286,8 @@ impl SubShared {
         let attempts = Attempts::new(hub, making.spec.kind, making.retry, making.dead_letter);
         let owner = Arc::new(Owner { source: Arc::clone(source), attempts });
         let ledger = if making.spec.read_only { None } else { Some(LedgerUse::obtain()?) };
+        let is_pattern = !making.spec.read_only && crate::config::is_pattern(&making.topic);
+        let pattern = if is_pattern { Some(Pattern::parse(&making.topic)?) } else { None };
         let (inbox, tag) = match target {
             Target::Callback(_) => (None, 0),
             Target::Inbox(inbox, tag) => (Some(Arc::downgrade(&inbox.0)), *tag),
@@ -297,6 +302,7 @@ impl SubShared {
             hub_id: hub.id,
             inbox,
             bell: Bell::new(),
+            pattern,
             listed: AtomicBool::new(false),
             life: Mutex::default(),
             life_changed: Condvar::new(),

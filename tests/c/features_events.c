@@ -139,14 +139,14 @@ static void replay(void)
     int ended = 0;
 
     STATUS(hmq_declare(hub, "{\"name\":\"order.made\",\"kind\":\"event\",\"partitions\":1}", HMQ_NTS, -1, NULL, &err), HMQ_OK);
-    timed_event("order.made", "a", 1000000);
-    timed_event("order.made", "b", 2000000);
-    timed_event("order.made", "c", 3000000);
-    timed_event("order.made", "d", 4000000);
+    timed_event("order.made", "a", 1700000001000000);
+    timed_event("order.made", "b", 1700000002000000);
+    timed_event("order.made", "c", 1700000003000000);
+    timed_event("order.made", "d", 1700000004000000);
     replayed("{\"topic\":\"order.*\"}", "a b c d ");
-    replayed("{\"topic\":\"order.*\",\"from\":2000000,\"to\":4000000}", "b c ");
-    replayed("{\"topic\":\"order.made\",\"from\":\"1970-01-01T00:00:04Z\"}", "d ");
-    replayed("{\"topic\":\"order.made\",\"from\":9000000}", "");
+    replayed("{\"topic\":\"order.*\",\"from\":1700000002000000,\"to\":1700000004000000}", "b c ");
+    replayed("{\"topic\":\"order.made\",\"from\":\"2023-11-14T22:13:24Z\"}", "d ");
+    replayed("{\"topic\":\"order.made\",\"from\":1700000009000000}", "");
     replayed("{\"topic\":\"order.made\",\"filter\":{\"type\":\"other\"}}", "");
 
     STATUS(hmq_replay(hub, "{\"topic\":\"order.*\",\"dry_run\":true}", HMQ_NTS, note, NULL, NULL, -1, &sub, &err), HMQ_OK);
@@ -186,19 +186,19 @@ static void seek(void)
     hmq_sub *sub;
 
     STATUS(hmq_declare(hub, "{\"name\":\"events.seek\",\"partitions\":1}", HMQ_NTS, -1, NULL, &err), HMQ_OK);
-    timed_event("events.seek", "a", 1000000);
-    timed_event("events.seek", "b", 2000000);
-    timed_event("events.seek", "c", 3000000);
+    timed_event("events.seek", "a", 1700000001000000);
+    timed_event("events.seek", "b", 1700000002000000);
+    timed_event("events.seek", "c", 1700000003000000);
     sub = subscribe("{\"topic\":\"events.seek\",\"group\":\"s\"}", &seen);
     EVENTUALLY(seen.count == 3);
     STATUS(hmq_sub_seek(sub, "{\"to\":\"earliest\"}", HMQ_NTS, -1, &err), HMQ_OK);
     EVENTUALLY(seen.count == 6);
     STATUS(hmq_sub_seek(sub, "{\"to\":{\"offset\":2}}", HMQ_NTS, -1, &err), HMQ_OK);
     EVENTUALLY(seen.count == 7);
-    STATUS(hmq_sub_seek(sub, "{\"to\":{\"time\":2000000}}", HMQ_NTS, -1, &err), HMQ_OK);
+    STATUS(hmq_sub_seek(sub, "{\"to\":{\"time\":1700000002000000}}", HMQ_NTS, -1, &err), HMQ_OK);
     EVENTUALLY(seen.count == 9);
     STATUS(hmq_sub_seek(sub, "{\"to\":\"latest\"}", HMQ_NTS, -1, &err), HMQ_OK);
-    timed_event("events.seek", "d", 4000000);
+    timed_event("events.seek", "d", 1700000004000000);
     EVENTUALLY(seen.count == 10);
     CHECK_NUMBER(strcmp(seen.text, "a b c a b c c b c d "), 0);
     close_and_free(sub);

@@ -95,6 +95,10 @@ static void parts_of_an_error(hmq_hub *hub)
 
     CHECK_NUMBER(hmq_publish(hub, "tasks.out", HMQ_NTS, large, sizeof large, 0, NULL, &error), HMQ_E_TOO_LARGE);
     CHECK_NUMBER(hmq_error_status(error), HMQ_E_TOO_LARGE);
+    json = hmq_error_message(error, &len);
+    CHECK_NUMBER(strlen(json), len);
+    CHECK(len > 0 && strstr(hmq_error_json(error, NULL), hmq_error_message(error, NULL)) != NULL);
+    CHECK_NUMBER(strcmp(hmq_error_message(NULL, &len), ""), 0);
     json = hmq_error_json(error, &len);
     CHECK_NUMBER(strlen(json), len);
     CHECK_TEXT(json, "\"code\":-10");

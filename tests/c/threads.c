@@ -158,7 +158,7 @@ static hmq_status operate(uint32_t pick, hmq_hub *hub)
     case 0: status = hmq_health(hub, &text, NULL, NULL); break;
     case 1: status = hmq_metrics(hub, HMQ_METRICS_JSON, &text, NULL, NULL); break;
     case 2: status = hmq_describe(hub, NULL, 0, 10, &text, NULL, NULL); break;
-    case 3: status = hmq_dead_letters(hub, "{\"action\":\"redrive\",\"limit\":5}", HMQ_NTS, 10, &text, NULL, NULL); break;
+    case 3: status = hmq_dead_letters(hub, "{\"action\":\"redrive\",\"topic\":\"#\",\"limit\":5}", HMQ_NTS, 10, &text, NULL, NULL); break;
     case 4: status = hmq_purge(hub, "{\"name\":\"tasks.b\"}", HMQ_NTS, 10, NULL, NULL); break;
     case 5: status = hmq_sub_progress(sub, &text, NULL, NULL); break;
     case 6: status = hmq_sub_pause(sub, (int32_t)(pick >> 8) % 2); break;

@@ -294,3 +294,49 @@ fn a_subscription_without_room_passes_on_to_another_of_the_same_inbox() {
         settle(first.token, Decision::Ack).unwrap();
     }
 }
+
+/// A pattern for events and a task of a name it matches missed each other in silence.
+#[test]
+fn a_pattern_of_the_other_kind_is_warned_of() {
+    for pattern_first in [true, false] {
+        let hub = open("{}");
+        let inbox = inbox(&hub);
+        let mut subs = Vec::new();
+        if pattern_first {
+            subs.push(subscribe_to(&hub, r#"{"topic":"work.*"}"#, &inbox, 0));
+        }
+        hub.publish("work.a", Some(TopicKind::Task), &Record::new(b""), None, NOW).unwrap();
+        if !pattern_first {
+            subs.push(subscribe_to(&hub, r#"{"topic":"work.*"}"#, &inbox, 0));
+        }
+        let warnings = hub.health()["warnings"].to_string();
+        assert!(warnings.contains("`work.a` carries tasks") && warnings.contains("work.*"), "{warnings}");
+        subs.push(subscribe_to(&hub, r#"{"topic":"work.*","kind":"task"}"#, &inbox, 1));
+        publish(&hub, "other", "");
+        assert_eq!(hub.health()["warnings"].as_array().unwrap().len(), 1);
+    }
+}
+
+/// A list of ids that came out empty meant all of them; a topic left out did, too.
+#[test]
+fn dead_letters_are_not_discarded_by_leaving_something_out() {
+    let hub = open("{}");
+    for json in
+        [r#"{"topic":"tasks.a","action":"discard","ids":[]}"#, r#"{"action":"discard"}"#, r#"{"action":"redrive"}"#]
+    {
+        assert_eq!(DeadLetterQuery::from_json(json).unwrap_err().kind(), Kind::Config, "{json}");
+    }
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.a"}"#, &inbox, 0);
+    for _ in 0..3 {
+        publish(&hub, "tasks.a", "bad");
+        settle(next(&inbox).token, Decision::Reject { reason: "" }).unwrap();
+    }
+    for (limit, more) in [(2, true), (3, false)] {
+        let query = DeadLetterQuery::from_json(&format!(r#"{{"limit":{limit}}}"#)).unwrap();
+        let list = hub.dead_letters(&query, WAIT).unwrap();
+        assert_eq!((&list["count"], &list["more"]), (&limit.into(), &more.into()));
+    }
+    let all = DeadLetterQuery::from_json(r##"{"action":"discard","topic":"#"}"##).unwrap();
+    assert_eq!(hub.dead_letters(&all, WAIT).unwrap()["count"], 3);
+}

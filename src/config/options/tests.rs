@@ -49,7 +49,7 @@ fn subscribe() {
         (r#"{"topic":"t","filter":{"header":{}}}"#, "filter.header"),
         (r#"{"topic":"t","start":"now"}"#, "start"),
         (r#"{"topic":"t","start":{}}"#, "start"),
-        (r#"{"topic":"t","start":{"offset":1,"time":2}}"#, "start"),
+        (r#"{"topic":"t","start":{"offset":1,"time":0}}"#, "start"),
         (r#"{"topic":"t","start":{"offset":-1}}"#, "start.offset"),
         (r#"{"topic":"t","start":{"tim":2}}"#, "start.tim"),
         (r#"{"topic":"t","start":["earliest"]}"#, "start"),
@@ -73,12 +73,15 @@ fn a_retry_that_contradicts_itself() {
 
 #[test]
 fn replay() {
-    let json = r#"{"topic":"user.*","from":5,"to":"2024-01-01T00:00:00Z","dry_run":true,"rate_per_second":10}"#;
+    let json =
+        r#"{"topic":"user.*","from":1700000000000005,"to":"2024-01-01T00:00:00Z","dry_run":true,"rate_per_second":10}"#;
     let replay = ReplayOptions::from_json(json).unwrap();
-    assert_eq!((replay.from, replay.to), (Some(5), Some(1_704_067_200_000_000)));
+    assert_eq!((replay.from, replay.to), (Some(1_700_000_000_000_005), Some(1_704_067_200_000_000)));
     for (json, path) in [
-        (r#"{"topic":"t","from":2,"to":1}"#, "to"),
-        (r#"{"topic":"t","to":1,"follow":true}"#, "follow"),
+        (r#"{"topic":"t","from":1700000000000002,"to":1700000000000001}"#, "to"),
+        (r#"{"topic":"t","from":1700000000}"#, "from"),
+        (r#"{"topic":"t","to":1700000000000}"#, "to"),
+        (r#"{"topic":"t","to":0,"follow":true}"#, "follow"),
         (r#"{"topic":"t","dry_run":true,"follow":true}"#, "follow"),
         (r#"{"topic":"t","from":"yesterday"}"#, "from"),
         (r#"{"topic":"t","rate_per_second":0}"#, "rate_per_second"),
