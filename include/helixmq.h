@@ -1014,7 +1014,8 @@ void hmq_hub_stop(struct hmq_hub *hub);
 
 /**
  * Closes a hub in order: takes nothing new in, lets callbacks finish, settles, flushes, leaves.
- * After success no callback of it runs or will run. Children become closed and stay valid until
+ * After success no callback of it runs or will run. It waits for callbacks that run; one that waits
+ * for ever itself, for a confirm or in hmq_inbox_poll, makes it wait as long. Children become closed and stay valid until
  * they are freed. A second close is HMQ_OK.
  *
  * - `hub`: in, borrow: still to be freed.
@@ -1027,7 +1028,10 @@ void hmq_hub_stop(struct hmq_hub *hub);
  * Callback: HMQ_E_REENTRANT.
  * @since 0.1.0
  */
-HMQ_NODISCARD hmq_status hmq_hub_close(struct hmq_hub *hub, int32_t timeout_ms, struct hmq_error **err);
+HMQ_NODISCARD
+hmq_status hmq_hub_close(struct hmq_hub *hub,
+                         int32_t timeout_ms,
+                         struct hmq_error **err);
 
 /**
  * Frees a hub. One that is not closed is closed in the background, within bounds. What belongs
@@ -1378,7 +1382,8 @@ hmq_status hmq_pub_send_inbox(struct hmq_pub *publisher,
  * - `err`: out, own, may be NULL.
  *
  * Codes: HMQ_OK; HMQ_E_CONFIG, HMQ_E_NAME, HMQ_E_UTF8, HMQ_E_KIND, HMQ_E_UNSUPPORTED, HMQ_E_TIMEOUT,
- * HMQ_E_ARG, HMQ_E_FULL when the hub runs as many dispatcher threads as it may, HMQ_E_RESOURCES,
+ * HMQ_E_ARG, HMQ_E_FULL when the hub has as many dispatcher threads, or names of
+ * dead-letter topics, as it may, HMQ_E_RESOURCES,
  * HMQ_E_CLOSED, HMQ_E_DISABLED and the codes of backends.
  * Threads: any.
  * Blocks: up to `timeout_ms`.

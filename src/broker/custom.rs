@@ -336,6 +336,7 @@ impl Shared {
         if std::mem::replace(&mut self.state.lock().close_begun, true) {
             return self.wait_until_closed(Deadline::after(Some(timeout)));
         }
+        let until = Deadline::after(Some(timeout));
         let clock = self.context()?.clock.clone();
         let alarm = clock.alarm();
         let late: Weak<dyn Alarm> = Weak::<Shared>::clone(&self.own);
@@ -347,9 +348,15 @@ impl Shared {
         self.end_all(&closed_in_doubt(), &mut notes);
         self.post(notes);
         self.courier.end();
+        // Its words reach the program; after a close there are none.
+        let told = self.courier.wait_until_ended(until);
         self.state.lock().close_returned = true;
         self.close_returned.notify_all();
-        answer.map(|()| CloseReport::default())
+        answer?;
+        if !told {
+            return Err(Error::new(Kind::Timeout, "what the broker said is still being told").with_backend("custom"));
+        }
+        Ok(CloseReport::default())
     }
 
     fn wait_until_closed(&self, deadline: Deadline) -> Result<CloseReport> {

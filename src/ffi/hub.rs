@@ -158,7 +158,8 @@ pub unsafe extern "C" fn hmq_hub_stop(hub: *mut hmq_hub) {
 }
 
 /// Closes a hub in order: takes nothing new in, lets callbacks finish, settles, flushes, leaves.
-/// After success no callback of it runs or will run. Children become closed and stay valid until
+/// After success no callback of it runs or will run. It waits for callbacks that run; one that waits
+/// for ever itself, for a confirm or in hmq_inbox_poll, makes it wait as long. Children become closed and stay valid until
 /// they are freed. A second close is HMQ_OK.
 ///
 /// - `hub`: in, borrow: still to be freed.

@@ -26,7 +26,8 @@ use crate::hub::Subscription;
 /// - `err`: out, own, may be NULL.
 ///
 /// Codes: HMQ_OK; HMQ_E_CONFIG, HMQ_E_NAME, HMQ_E_UTF8, HMQ_E_KIND, HMQ_E_UNSUPPORTED, HMQ_E_TIMEOUT,
-/// HMQ_E_ARG, HMQ_E_FULL when the hub runs as many dispatcher threads as it may, HMQ_E_RESOURCES,
+/// HMQ_E_ARG, HMQ_E_FULL when the hub has as many dispatcher threads, or names of
+/// dead-letter topics, as it may, HMQ_E_RESOURCES,
 /// HMQ_E_CLOSED, HMQ_E_DISABLED and the codes of backends.
 /// Threads: any.
 /// Blocks: up to `timeout_ms`.

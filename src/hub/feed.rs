@@ -100,6 +100,8 @@ enum Later {
     Settle(Arc<dyn Source>, Vec<(u64, Verdict)>),
     Bury(Arc<Owner>, Open),
     Ready(Arc<SubShared>),
+    /// The last hold, whose end may run a drop function of the program.
+    Drop(Arc<SubShared>),
 }
 
 impl Deferred {
@@ -108,11 +110,19 @@ impl Deferred {
         self.finish();
     }
 
+    /// Lets go of `subscription`, now or after the locks.
+    pub(super) fn let_go(&mut self, subscription: Arc<SubShared>) {
+        if Arc::strong_count(&subscription) == 1 {
+            self.0.push(Later::Drop(subscription));
+        }
+    }
+
     fn finish(&mut self) {
         for later in std::mem::take(&mut self.0) {
             match later {
                 Later::Settle(source, verdicts) => drop(source.settle(&verdicts)),
                 Later::Ready(subscription) => subscription.ready(),
+                Later::Drop(subscription) => drop(subscription),
                 Later::Bury(owner, open) => {
                     // A lease that has ended meanwhile comes again, and here again.
                     let _ = owner.attempts.bury(&owner.source, open, "its attempts ended without a verdict");
@@ -228,7 +238,8 @@ impl Feed {
             if ready == room && room < wanted {
                 // Paused or without credit: `pause` and `request` tell the sink again.
                 self.want_nothing(state, deferred);
-                break if matches!(state.flow, Flow::End | Flow::Lost) { state.flow } else { Flow::Idle };
+                let ended = state.buffer.is_empty() && matches!(state.flow, Flow::End | Flow::Lost);
+                break if ended { state.flow } else { Flow::Idle };
             }
             if matches!(state.flow, Flow::End | Flow::Lost) {
                 break state.flow;
@@ -269,14 +280,17 @@ impl Feed {
         self.owner.source.close();
     }
 
-    /// Pauses or resumes; what is buffered goes back meanwhile, for others to have.
+    /// Pauses or resumes; what is buffered goes back meanwhile, for others to have. A replay keeps it:
+    /// it is nobody else's, and its source is past it.
     pub(super) fn pause(&self, paused: bool) {
         let mut deferred = Deferred::default();
         {
             let mut state = self.state.lock();
             state.paused = paused;
             if paused {
-                self.give_back(&mut state, &mut deferred);
+                if self.ledger.is_some() {
+                    self.give_back(&mut state, &mut deferred);
+                }
                 self.want_nothing(&mut state, &mut deferred);
             }
         }

@@ -115,6 +115,8 @@ struct State {
     reserved: usize,
     signalled: bool,
     closed: bool,
+    /// Closed by its free: nothing comes in or goes out any more.
+    freed: bool,
     lost_events: u64,
 }
 
@@ -258,6 +260,12 @@ impl Inbox {
     /// Ends the inbox and the subscriptions that feed it, as nobody will poll it any more.
     pub fn end(&self) {
         self.close();
+        let left = {
+            let mut state = self.0.state.lock();
+            state.freed = true;
+            (std::mem::take(&mut state.ready), std::mem::take(&mut state.events))
+        };
+        drop(left);
         let Some(hub) = self.0.hub.upgrade() else { return };
         let own = Arc::downgrade(&self.0);
         let all: Vec<_> = hub.subscriptions.lock().values().filter_map(Weak::upgrade).collect();
@@ -340,6 +348,9 @@ impl InboxShared {
     fn fill(&self, change: impl FnOnce(&mut State)) -> bool {
         let became_ready = {
             let mut state = self.state.lock();
+            if state.freed {
+                return false;
+            }
             let was_empty = state.is_empty();
             change(&mut state);
             if (!state.is_empty() || state.closed) && !state.signalled && self.waker.signal.is_used() {
@@ -365,6 +376,9 @@ impl InboxShared {
         let mut deferred = Deferred::default();
         let closed = {
             let mut state = self.state.lock();
+            if state.freed {
+                return Polled::Closed;
+            }
             let queued = state.events.len().min(max);
             out.extend(state.events.drain(..queued));
             while out.len() - before < max {
@@ -376,11 +390,12 @@ impl InboxShared {
                 let flow = feed.feed.take(room, &mut deferred, take);
                 match flow {
                     Flow::More => state.list(feed),
-                    Flow::Idle => {}
+                    Flow::Idle => deferred.let_go(feed),
                     Flow::End | Flow::Lost => {
                         if let Some(result) = feed.end_once(end_of(flow)) {
                             state.events.push_back(Event::End { tag, result });
                         }
+                        deferred.let_go(feed);
                         let left = (max - (out.len() - before)).min(state.events.len());
                         out.extend(state.events.drain(..left));
                     }

@@ -207,13 +207,16 @@ impl Hub {
         let backend = broker.give_to(shared)?;
         let given = Arc::clone(&backend);
         let connected = backend.connect(&shared.context.clock, shared.config.connection_timeout);
-        {
+        let before = {
             let mut roles = shared.roles.lock();
             match role {
-                Role::TaskQueue => roles.tasks = Some(backend),
-                Role::EventStream => roles.events = Some(backend),
-                Role::Fallback => roles.fallback = backend,
+                Role::TaskQueue => roles.tasks.replace(backend),
+                Role::EventStream => roles.events.replace(backend),
+                Role::Fallback => Some(std::mem::replace(&mut roles.fallback, backend)),
             }
+        };
+        if let Some(before) = before.filter(|before| !shared.backends().iter().any(|own| Arc::ptr_eq(own, before))) {
+            shared.close_at_once(&before);
         }
         match connected {
             Ok(change) => shared.tell(change),
@@ -222,9 +225,7 @@ impl Hub {
         }
         // A close that has looked at the brokers before has not seen this one.
         if shared.is_closing() {
-            let at_once = Some(Duration::ZERO);
-            let _ =
-                crate::runtime::wait(given.broker.close(backends::deadline(&shared.context.clock, at_once)), at_once);
+            shared.close_at_once(&given);
         }
         shared.check_open()
     }
@@ -449,6 +450,12 @@ impl Shared {
         crate::runtime::wait(backend.broker.subscribe(spec, sink, until), timeout)
     }
 
+    /// Closes a broker that the hub does not keep, without waiting for it.
+    fn close_at_once(&self, backend: &Backend) {
+        let at_once = Some(Duration::ZERO);
+        let _ = crate::runtime::wait(backend.broker.close(backends::deadline(&self.context.clock, at_once)), at_once);
+    }
+
     fn close(&self, deadline: Deadline) -> Result<()> {
         let Some(mut turn) = self.closing_turn(deadline)? else { return Ok(()) };
         // What is let go of here may run drop functions of the program.
@@ -477,7 +484,9 @@ impl Shared {
         // Those that are being handed over end by themselves.
         answer = answer.and(self.inflight.wait_empty(deadline));
         answer = answer.and(self.completions.wait_empty(deadline));
-        self.completions.stop();
+        // What closing brokers say of themselves is told to nobody.
+        let callback = self.notices.callback.lock().take();
+        drop(callback);
         let mut lost = 0;
         for backend in self.backends() {
             let until = backends::deadline(&self.context.clock, deadline.left());
@@ -494,8 +503,9 @@ impl Shared {
             inbox.close();
         }
         self.outlets.write().clear();
-        let callback = self.notices.callback.lock().take();
-        drop(callback);
+        // A broker that closes may have told the last outcomes.
+        answer = answer.and(self.completions.wait_empty(deadline));
+        self.completions.stop();
         answer
     }
 

@@ -20,7 +20,7 @@ use crate::error::{Error, Fate, Kind, Result};
 use crate::limits;
 use crate::message::{HeaderBlock, Headers, MessageId, Record, TopicKind};
 use crate::metrics::Counter;
-use crate::reentrancy::not_from_callback_of;
+use crate::reentrancy::{as_callback, not_from_callback_of, Caller};
 use crate::sync::{Bell, Deadline};
 
 /// What a successful publish answers.
@@ -196,7 +196,9 @@ impl Publisher {
         let op = hub.next_id();
         let (id, completions) = (hub.id, Arc::clone(&hub.completions));
         let tell = Box::new(move |result| completions.push(id, Box::new(move || done(result))));
-        hub.publish_async(&own.outlet, record, own.require, op, tell).inspect_err(|_| hub.completions.unreserve())?;
+        // A record that is not taken drops `done` here, while its place is still reserved.
+        let started = as_callback(Caller::Hub(id), || hub.publish_async(&own.outlet, record, own.require, op, tell));
+        started.inspect_err(|_| hub.completions.unreserve())?;
         Ok(op)
     }
 
@@ -356,6 +358,8 @@ impl Shared {
                 (Err(error), ..) if error.kind() != Kind::Full || deadline.has_passed() => {
                     return Err(self.count_failed(Some(error)));
                 }
+                // The bell has rung for it already, perhaps before it was hung up.
+                (Err(_), ..) if self.is_closing() => return Err(closed()),
                 (Err(_), Some(space), Some(heard)) => space.0.wait(heard, deadline),
                 // Once more, now that a bell is hung up.
                 (Err(_), ..) => space = Some(self.space_bell()),
@@ -393,7 +397,7 @@ impl Shared {
             let waits = error.kind() == Kind::Full && timeout != Some(Duration::ZERO);
             if waits && self.is_closing() {
                 // What would make space may have ended; a handler that waits here is waited for.
-                handed.stopped = Some(Error::new(Kind::Closed, "the hub is closed").with_fate(Fate::NotSent));
+                handed.stopped = Some(closed());
                 return handed;
             }
             if waits && backoff <= BACKOFF_LAST {
@@ -570,6 +574,10 @@ pub fn check_header_count(headers: Headers<'_>) -> Result<()> {
 
 fn stopped_without_reason() -> Error {
     Error::internal("a backend stopped without a reason")
+}
+
+fn closed() -> Error {
+    Error::new(Kind::Closed, "the hub is closed").with_fate(Fate::NotSent)
 }
 
 fn full(text: &str) -> Error {

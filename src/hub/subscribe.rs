@@ -201,13 +201,13 @@ impl Hub {
         }
         // A close that has looked at the list before has not seen this one.
         if let Err(error) = started.and_then(|()| hub.check_open()).and_then(|()| shared.check_inbox()) {
-            shared.close_now();
-            // They have called nothing; the last hold of the user data is the one here.
-            shared.wait_for_dispatchers(Deadline::after(None))?;
-            return Err(error);
+            return Err(shared.abandon(error));
         }
         hub.warn_of_topics_of_the_other_kind(&shared);
-        shared.start();
+        // From now on the dispatchers have all holds, so its drop comes before their end is told.
+        if let Err((error, _handler)) = shared.start(handler) {
+            return Err(shared.abandon(error));
+        }
         sink.attach(&shared);
         Ok(Subscription(shared))
     }
@@ -309,10 +309,25 @@ impl SubShared {
         }))
     }
 
-    /// Lets the dispatchers work.
-    fn start(&self) {
-        self.life.lock().started = true;
+    /// Lets the dispatchers work, who have the handler; refused if it was closed meanwhile.
+    fn start(&self, handler: Option<Arc<dyn Handler>>) -> std::result::Result<(), (Error, Option<Arc<dyn Handler>>)> {
+        let mut life = self.life.lock();
+        if life.closing {
+            return Err((Error::new(Kind::Closed, "the hub is closed"), handler));
+        }
+        // Not the last hold: the dispatchers wait for what follows.
+        drop(handler);
+        life.started = true;
+        drop(life);
         self.life_changed.notify_all();
+        Ok(())
+    }
+
+    /// Ends a subscription that never stood: it has called nothing, and the last hold of its user
+    /// data is its maker's.
+    fn abandon(&self, error: Error) -> Error {
+        self.close_now();
+        self.wait_for_dispatchers(Deadline::after(None)).err().unwrap_or(error)
     }
 
     /// Whether they may; waits until it is decided.
@@ -359,12 +374,12 @@ impl SubShared {
     /// Ends it: nothing is handed over from now on. A callback that runs may still settle what it
     /// has; the last of them closes the source. The inbox is told.
     pub(super) fn close_now(&self) {
-        let running = {
+        let (running, started) = {
             let mut life = self.life.lock();
             if std::mem::replace(&mut life.closing, true) {
                 return;
             }
-            life.running
+            (life.running, life.started)
         };
         self.life_changed.notify_all();
         self.feed.stop();
@@ -372,7 +387,8 @@ impl SubShared {
         if running == 0 {
             self.feed.close();
         }
-        if let Some(result) = self.end_once(Ok(())) {
+        // One that never stood has no end to tell.
+        if let Some(result) = self.end_once(Ok(())).filter(|_| started) {
             if let Some(inbox) = self.inbox.as_ref().and_then(Weak::upgrade) {
                 inbox.push_end(self.tag, result);
             }

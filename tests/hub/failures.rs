@@ -226,3 +226,57 @@ fn a_broker_may_close_a_hub_of_its_own_when_it_closes() {
     inner_closed.unwrap();
     assert_eq!(outer_refused, Kind::Reentrant);
 }
+
+/// What a broker says while it closes was told on a thread that the close did not wait for.
+#[test]
+fn nothing_is_called_after_a_close_that_succeeded() {
+    struct Counting(Arc<AtomicUsize>);
+    impl helixmq::hub::TextHandler for Counting {
+        fn text(&self, _: helixmq::hub::LogLevel, _: &str) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    for _ in 0..50 {
+        let hub = open("{}");
+        let sink: Arc<Mutex<Option<CustomSink>>> = Arc::default();
+        let own = Arc::clone(&sink);
+        let on_close = move || {
+            let sink = own.lock().unwrap().clone().unwrap();
+            sink.event(BackendEvent::Lost(Error::new(Kind::BackendDown, "closed"))).unwrap();
+        };
+        let program = Program { on_publish: Box::new(|_| Ok(())), on_close: Box::new(on_close) };
+        let (broker, its_sink) = BrokerHandle::custom(Box::new(program)).unwrap();
+        *sink.lock().unwrap() = Some(its_sink);
+        hub.set_broker(Role::TaskQueue, &broker).unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        hub.on_state(Some(Box::new(Counting(Arc::clone(&calls))))).unwrap();
+        let inbox = hub.inbox(InboxOptions::from_json(r#"{"state":true}"#).unwrap()).unwrap();
+        hub.close(WAIT).unwrap();
+        let (before, mut events) = (calls.load(Ordering::SeqCst), Vec::new());
+        while inbox.poll(8, NOW, &mut events) == Polled::Data {}
+        for _ in 0..20 {
+            std::thread::yield_now();
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), before);
+        assert_eq!(inbox.poll(8, NOW, &mut events), Polled::Closed);
+    }
+}
+
+/// The user data of a publish that was not taken were dropped while it still counted as open, so a
+/// drop function that flushed waited for itself.
+#[test]
+fn a_drop_function_of_a_refused_publish_cannot_wait_for_it() {
+    struct Flushes(Hub, mpsc::Sender<Kind>);
+    impl Drop for Flushes {
+        fn drop(&mut self) {
+            self.1.send(self.0.flush(None).unwrap_err().kind()).unwrap();
+        }
+    }
+    let (hub, _sink) = hub_over(Box::new(|_| Ok(())));
+    let publisher = hub.publisher(PublisherOptions::from_json(r#"{"topic":"tasks.a"}"#).unwrap()).unwrap();
+    let (answers, answer) = mpsc::channel();
+    let user_data = Flushes(hub.clone(), answers);
+    let done = move |_: Result<_>| drop(user_data);
+    publisher.send_async(&Record::new(&[0; 2_000_000]), Box::new(done)).unwrap_err();
+    assert_eq!(answer.recv_timeout(Duration::from_secs(10)).unwrap(), Kind::Reentrant);
+}

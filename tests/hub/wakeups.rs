@@ -194,6 +194,58 @@ fn a_panic_in_a_fetch_does_not_silence_its_thread() {
     assert_eq!(next(&sound).message.payload(), b"y");
 }
 
+/// What a replay had fetched ahead was thrown away by a pause, and its source was past it.
+#[test]
+fn a_replay_that_pauses_loses_nothing() {
+    let hub = open("{}");
+    for number in 0..500 {
+        publish(&hub, "event.many", &number.to_string());
+    }
+    let inbox = inbox(&hub);
+    let options = helixmq::config::options::ReplayOptions::from_json(r#"{"topic":"event.many"}"#).unwrap();
+    let replay = hub.replay_inbox(options, &inbox, 1, WAIT).unwrap();
+    for number in 0..500 {
+        assert_eq!(next(&inbox).message.payload(), number.to_string().as_bytes());
+        if number % 50 == 30 {
+            replay.pause(true).unwrap();
+            assert_quiet(&inbox);
+            replay.pause(false).unwrap();
+        }
+    }
+    replay.wait(NOW).unwrap_err();
+    let mut events = Vec::new();
+    assert_eq!(inbox.poll(1, WAIT, &mut events), Polled::Data);
+    assert!(matches!(events[..], [Event::End { tag: 1, result: Ok(()) }]), "{events:?}");
+}
+
+/// Freeing an inbox told its subscriptions' ends to whoever polled it, and called `on_ready`.
+#[test]
+fn an_ended_inbox_tells_nothing_more() {
+    let hub = open("{}");
+    let inbox = inbox(&hub);
+    let _subs = [
+        subscribe_to(&hub, r#"{"topic":"tasks.a"}"#, &inbox, 1),
+        subscribe_to(&hub, r#"{"topic":"tasks.b"}"#, &inbox, 2),
+    ];
+    let calls = Arc::new(AtomicUsize::new(0));
+    assert_quiet(&inbox);
+    let counted = Arc::clone(&calls);
+    let ready = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    };
+    inbox.on_ready(Box::new(ready)).unwrap();
+    let polling = {
+        let inbox = inbox.clone();
+        std::thread::spawn(move || {
+            let mut events = Vec::new();
+            (inbox.poll(8, WAIT, &mut events), events.len())
+        })
+    };
+    inbox.end();
+    assert_eq!(polling.join().unwrap(), (Polled::Closed, 0));
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+}
+
 fn is_readable(fd: i32) -> bool {
     let mut asked = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, of this function.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::broker::{BackendEvent, BackendSink, Outcome, Sink, Ticket, Wake};
 use crate::runtime::{contained, spawn_thread};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Deadline, Mutex};
 
 thread_local! {
     /// How many operations this thread is inside of.
@@ -103,6 +103,15 @@ impl Courier {
         self.0.changed.notify_all();
     }
 
+    /// Waits until its thread has told everything and ended; `false` if that is late.
+    pub(super) fn wait_until_ended(&self, deadline: Deadline) -> bool {
+        let mut state = self.0.state.lock();
+        while state.runs && !deadline.has_passed() {
+            state = self.0.changed.wait_until(state, deadline.instant());
+        }
+        !state.runs
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.0.state.lock().ended
     }
@@ -121,6 +130,8 @@ impl Bag {
                 state.telling = false;
             } else if state.ended {
                 state.runs = false;
+                drop(state);
+                self.changed.notify_all();
                 return;
             } else {
                 state = self.changed.wait_until(state, None);
