@@ -125,9 +125,9 @@ pub struct Config {
     /// The broker inside the library.
     pub embedded: EmbeddedConfig,
     /// The RabbitMQ server; none without a `host` or `nodes`.
-    pub rabbitmq: Option<RabbitmqConfig>,
+    pub rabbitmq: Option<Box<RabbitmqConfig>>,
     /// The Kafka cluster; none without `brokers`.
-    pub kafka: Option<KafkaConfig>,
+    pub kafka: Option<Box<KafkaConfig>>,
     /// What happens while a server is away.
     pub failover: FailoverConfig,
     /// Which kind and backend topics have; the first match wins.

@@ -47,11 +47,11 @@ impl Labels {
 pub(super) fn finish(mut config: Config, labels: &Labels, get: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
     let mut context = Context { labels, get, warnings: Vec::new() };
     config.rabbitmq = match config.rabbitmq.take() {
-        Some(section) => context.rabbitmq(section)?,
+        Some(section) => context.rabbitmq(*section)?.map(Box::new),
         None => None,
     };
     config.kafka = match config.kafka.take() {
-        Some(section) => context.kafka(section, &config.group_id)?,
+        Some(section) => context.kafka(*section, &config.group_id)?.map(Box::new),
         None => None,
     };
     check_general(&config, labels)?;
