@@ -30,6 +30,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "rabbitmq")]
+pub(crate) use backends::split_address;
 pub use backends::{
     EmbeddedConfig, KafkaConfig, QueueType, RabbitmqConfig, SaslMechanism, SecurityProtocol, TlsConfig, TlsPolicy,
 };

@@ -73,6 +73,10 @@ impl Broker for Checked {
         self.inner.connect(epoch, deadline)
     }
 
+    fn restore(&self) -> Pending<()> {
+        self.inner.restore()
+    }
+
     fn declare(&self, topic: &str, kind: TopicKind, spec: &TopicSpec, deadline: Moment) -> Pending<Declared> {
         match self.rules().declare(topic, kind, spec) {
             Ok(()) => self.inner.declare(topic, kind, spec, deadline),

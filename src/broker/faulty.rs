@@ -301,6 +301,10 @@ impl Broker for Faulty {
         }
     }
 
+    fn restore(&self) -> Pending<()> {
+        self.inner.restore()
+    }
+
     fn declare(&self, topic: &str, kind: TopicKind, spec: &TopicSpec, deadline: Moment) -> Pending<Declared> {
         match self.faults.check(Seam::Declare) {
             Ok(()) => self.inner.declare(topic, kind, spec, deadline),

@@ -33,6 +33,8 @@ pub mod checked;
 pub mod custom;
 pub mod embedded;
 pub mod faulty;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 
 pub use capability::{Capabilities, Support};
 
@@ -465,6 +467,12 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
 
     /// One attempt to connect. Restores nothing; a later loss is an event.
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()>;
+
+    /// Opens again, on the present connection, the subscriptions that lost theirs: with the same
+    /// specs and sinks. The hub calls it after each connect.
+    fn restore(&self) -> Pending<()> {
+        crate::runtime::ready(Ok(()))
+    }
 
     /// Makes a topic, or checks that it is as asked: a difference is `Conflict` with both values.
     fn declare(&self, topic: &str, kind: TopicKind, spec: &TopicSpec, deadline: Moment) -> Pending<Declared>;

@@ -313,7 +313,7 @@ impl<'de> Deserialize<'de> for Property {
 }
 
 /// Splits `host`, `host:port`, `[v6]` or `[v6]:port`. `None`: it is none of them.
-pub(super) fn split_address(address: &str) -> Option<(&str, Option<u16>)> {
+pub(crate) fn split_address(address: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
             let (host, tail) = rest.split_once(']')?;

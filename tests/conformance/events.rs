@@ -67,6 +67,7 @@ pub fn order_per_key_is_kept(bench: &Bench) {
 
 pub fn event_prefetch_is_never_exceeded(bench: &Bench) {
     let topic = bench.topic();
+    bench.group(&topic, "g");
     bench.events(&topic, &["a", "b", "c", "d"]);
     let consumer = bench.subscribe(SubscribeSpec { prefetch: 2, ..spec(&topic, TopicKind::Event) });
     let out = consumer.take(2);

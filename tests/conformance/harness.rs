@@ -58,6 +58,10 @@ pub enum Need {
     /// A delivery tells its offset.
     Offsets,
     Admin,
+    /// A topic can be emptied and deleted.
+    Purge,
+    /// Events are kept for groups that come later.
+    Log,
     /// The verdict `Return`.
     Return,
     /// A lease that ends with time.
@@ -223,6 +227,12 @@ impl Bench {
         self.subscribe(SubscribeSpec { group: Group::Named(group.into()), ..spec(pattern, TopicKind::Event) })
     }
 
+    /// Makes a group known, so that it gets what is published from now on also where nothing is kept
+    /// for groups that come later.
+    pub fn group(&self, topic: &str, group: &str) {
+        self.member(topic, group).source.close();
+    }
+
     pub fn close(&self) -> helixmq::broker::CloseReport {
         wait(self.broker.close(self.soon())).unwrap_or_else(|error| panic!("the broker does not close: {error}"))
     }
@@ -373,6 +383,28 @@ impl Consumer {
         let verdicts: Vec<(u64, Verdict)> = deliveries.iter().map(|delivery| (delivery.tag, verdict)).collect();
         self.source.settle(&verdicts);
     }
+}
+
+/// Fetches and acknowledges from several consumers in turns, until `count` deliveries came; which
+/// of them gets which is the backend's choice.
+#[track_caller]
+pub fn ack_from_any(consumers: &[Consumer], count: usize) -> Vec<String> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut got = Vec::new();
+    while got.len() < count {
+        let rings: Vec<u64> = consumers.iter().map(|consumer| consumer.bell.rings()).collect();
+        let before = got.len();
+        for consumer in consumers {
+            let deliveries = consumer.fetch(4);
+            consumer.settle_all(&deliveries, Verdict::Ack);
+            got.extend(texts(&deliveries));
+        }
+        while got.len() == before && consumers.iter().map(|consumer| consumer.bell.rings()).eq(rings.iter().copied()) {
+            assert!(Instant::now() < deadline, "{} of {count} came", got.len());
+            std::thread::yield_now();
+        }
+    }
+    got
 }
 
 /// Counts the calls of a sink, or of a waker.

@@ -50,6 +50,7 @@ pub fn every_field_of_a_task_arrives(bench: &Bench) {
 
 pub fn every_field_of_an_event_arrives(bench: &Bench) {
     let topic = bench.topic();
+    bench.group(&topic, "g");
     fields_arrive(bench, &topic, TopicKind::Event);
 }
 

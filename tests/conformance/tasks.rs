@@ -3,7 +3,7 @@
 use helixmq::broker::{Flow, Verdict};
 use helixmq::message::{Record, TopicKind};
 
-use crate::harness::{text, texts, Bench};
+use crate::harness::{ack_from_any, text, texts, Bench};
 
 pub fn competing_consumers_share(bench: &Bench) {
     let topic = bench.topic();
@@ -21,18 +21,7 @@ pub fn no_task_is_delivered_twice(bench: &Bench) {
     let sent: Vec<String> = (0..60).map(|number| format!("{number:02}")).collect();
     bench.tasks(&topic, &sent.iter().map(String::as_str).collect::<Vec<_>>());
     let consumers = [bench.worker(&topic, 2), bench.worker(&topic, 3), bench.worker(&topic, 7)];
-    let mut got = Vec::new();
-    while got.len() < sent.len() {
-        let before = got.len();
-        for consumer in &consumers {
-            let deliveries = consumer.fetch(4);
-            consumer.settle_all(&deliveries, Verdict::Ack);
-            got.extend(texts(&deliveries));
-        }
-        if got.len() == before {
-            got.extend(consumers[0].ack(1));
-        }
-    }
+    let mut got = ack_from_any(&consumers, sent.len());
     for consumer in &consumers {
         consumer.nothing();
     }

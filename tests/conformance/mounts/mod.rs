@@ -2,3 +2,5 @@
 
 pub mod embedded;
 pub mod hub;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;

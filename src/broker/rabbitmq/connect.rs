@@ -1,0 +1,141 @@
+//! Connections: one to publish on and one to consume on, so that a server that stops reading
+//! publishers (an alarm) still reads acknowledgements.
+//!
+//! Everything the server could choose is asked for: it would otherwise decide about our memory.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{Connection, ConnectionProperties, Event};
+
+use super::error::{error, is_denied, of};
+use crate::config::{split_address, RabbitmqConfig};
+use crate::error::{Error, Kind, Result};
+
+/// Largest frame, the server's own default; the client keeps 64 of them as buffers.
+const FRAME_BYTES_MAX: u32 = 131_072;
+/// Channels of one connection: one for each subscription, and a few.
+const CHANNELS_MAX: u16 = 2047;
+
+/// A server of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    pub host: String,
+    pub port: u16,
+}
+
+/// The nodes of a configuration, in the order they are tried.
+pub(super) fn nodes(config: &RabbitmqConfig) -> Vec<Node> {
+    let port = config.port.unwrap_or(5672);
+    let first = config.host.iter().map(|host| Node { host: host.clone(), port });
+    let further = config.nodes.iter().filter_map(|address| {
+        let (host, own_port) = split_address(address)?;
+        Some(Node { host: host.to_owned(), port: own_port.unwrap_or(port) })
+    });
+    first.chain(further).collect()
+}
+
+/// What went wrong with an attempt, and whether another one soon is of any use.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub error: Error,
+    pub denied: bool,
+}
+
+/// Both connections, to the first node that takes them. Tries each node once.
+pub(super) async fn open(
+    config: &RabbitmqConfig,
+    name: &str,
+    timeout: Duration,
+) -> std::result::Result<(Connection, Connection), Failed> {
+    let nodes = nodes(config);
+    let share = timeout / u32::try_from(nodes.len().max(1)).unwrap_or(u32::MAX);
+    let mut last = Failed { error: error(Kind::BackendDown, "no node is configured"), denied: false };
+    for node in nodes {
+        let both = async {
+            let publishing = one(config, &node, &format!("{name} publish")).await?;
+            let consuming = one(config, &node, &format!("{name} consume")).await?;
+            Ok((publishing, consuming))
+        };
+        let place = format!("{}:{}", node.host, node.port);
+        match tokio::time::timeout(share, both).await {
+            Ok(Ok(connections)) => return Ok(connections),
+            Ok(Err(failed)) => {
+                let denied = is_denied(&failed);
+                let mut error = of(&format!("cannot connect to {place}"), &failed);
+                if !denied && error.kind() != Kind::Closed {
+                    error = super::error::error(Kind::BackendDown, error.message()).with_native(failed.to_string());
+                }
+                last = Failed { error, denied };
+                if denied {
+                    break;
+                }
+            }
+            Err(_) => {
+                let text = format!("{place} did not answer within {share:?}");
+                last = Failed { error: error(Kind::BackendDown, text), denied: false };
+            }
+        }
+    }
+    Err(last)
+}
+
+async fn one(config: &RabbitmqConfig, node: &Node, name: &str) -> lapin::Result<Connection> {
+    let uri = AMQPUri {
+        scheme: AMQPScheme::AMQP,
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo {
+                username: config.username.clone(),
+                password: config.password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default(),
+            },
+            host: node.host.clone(),
+            port: node.port,
+        },
+        vhost: config.vhost.clone(),
+        query: AMQPQueryString {
+            frame_max: Some(FRAME_BYTES_MAX),
+            channel_max: Some(CHANNELS_MAX),
+            heartbeat: Some(u16::try_from(config.heartbeat.as_secs()).unwrap_or(u16::MAX)),
+            ..AMQPQueryString::default()
+        },
+    };
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    Connection::connect_uri(uri, properties).await
+}
+
+/// What a connection tells of itself.
+#[derive(Debug)]
+pub(super) enum Word {
+    Lost(Error),
+    Blocked(String),
+    Unblocked,
+}
+
+/// Passes on what `connection` says, until it is lost. `publishes`: alarms concern it.
+pub(super) async fn watch(connection: &Connection, publishes: bool, mut tell: impl FnMut(Word)) {
+    let mut events = connection.events_listener();
+    if !connection.status().connected() {
+        return tell(Word::Lost(error(Kind::BackendDown, "the connection ended at once")));
+    }
+    while let Some(event) = events.next().await {
+        match event {
+            Event::ConnectionBlocked(reason) if publishes => tell(Word::Blocked(reason)),
+            Event::ConnectionUnblocked if publishes => tell(Word::Unblocked),
+            // Errors of channels are told here, too.
+            Event::Error(lost) if !lost.is_amqp_soft_error() => {
+                return tell(Word::Lost(of("the connection ended", &lost)))
+            }
+            _ => {}
+        }
+    }
+    tell(Word::Lost(error(Kind::BackendDown, "the connection ended")));
+}
+
+/// Closes within `timeout`.
+pub(super) async fn close(connection: &Connection, timeout: Duration) -> Result<()> {
+    match tokio::time::timeout(timeout, connection.close(200, "OK".into())).await {
+        Ok(Ok(())) | Ok(Err(_)) => Ok(()),
+        Err(_) => Err(error(Kind::Timeout, "the server did not answer the close in time")),
+    }
+}

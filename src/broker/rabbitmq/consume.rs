@@ -1,0 +1,499 @@
+//! Consuming: one channel and one task for each subscription. The task brings deliveries in and
+//! acknowledgements out; whoever consumes fetches and settles without waiting for it.
+//!
+//! ```text
+//! server ──> waiting ── fetch ──> out ── Ack ─────────> acks, gathered into few frames
+//!               ^                  ├── Return ────────> back to the queue
+//!               │ due              ├── Retry < 1 s ───> held here, unacknowledged, then waiting again
+//!               └── later <────────┘
+//!                                  └── Retry ≥ 1 s ───> published to the delays, then acknowledged
+//! ```
+//!
+//! A channel that ends (connection lost, queue deleted, acknowledgement too late) takes all of this
+//! with it: the server hands the messages over again. The subscription opens another one while the
+//! connection stands, and is opened again by [`Broker::restore`] when it is back.
+//!
+//! [`Broker::restore`]: crate::broker::Broker::restore
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::acks::{Acks, Frame, ServerTag};
+use super::error::{error, of};
+use super::publish::{Done, Job};
+use super::topology::Topology;
+use super::wire::{self, short, Incoming};
+use super::Shared;
+use crate::broker::{Delivery, Flow, Sink, Source, Start, SubscribeSpec, Verdict};
+use crate::error::{Error, Kind, Result};
+use crate::message::{HeaderBlock, Message, Record, Stamp, TopicKind};
+use crate::pattern::DEAD_LETTER_SUFFIX;
+use crate::runtime::Pending;
+use crate::sync::Mutex;
+
+/// Deliveries taken from the client library before acknowledgements are looked at.
+const AT_ONCE: usize = 256;
+/// Delays below this are held here; the server's are whole seconds.
+const HELD_HERE: Duration = Duration::from_secs(1);
+/// Wait before a channel is opened again, or a message that could not be moved is looked at again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A subscription, as long as the program has it.
+pub(super) struct Subscriber {
+    pub spec: SubscribeSpec,
+    sink: Arc<dyn Sink>,
+    shared: Weak<Shared>,
+    own: Weak<Subscriber>,
+    /// There is something to tell the server, or the subscription is closed.
+    changed: Notify,
+    state: Mutex<State>,
+}
+
+/// Guarded together: a delivery is in exactly one of these places.
+#[derive(Default)]
+struct State {
+    /// Counts the channels there have been: tags of an earlier one mean nothing.
+    channel: u32,
+    waiting: VecDeque<Held>,
+    out: HashMap<u64, Held>,
+    later: BTreeMap<(Instant, u64), Held>,
+    moving: HashMap<u64, Held>,
+    acks: Acks,
+    /// Names given so far, for deliveries and for the order of `later`.
+    names: u64,
+    /// The queue that is consumed.
+    queue: String,
+    idle: bool,
+    runs: bool,
+    closed: bool,
+    lost: Option<Error>,
+}
+
+/// A delivery that the server counts as out.
+struct Held {
+    server_tag: ServerTag,
+    channel: u32,
+    message: Message,
+    /// Attempts before this one.
+    attempts: u32,
+    redelivered: bool,
+}
+
+impl Subscriber {
+    pub fn new(shared: &Arc<Shared>, spec: &SubscribeSpec, sink: Arc<dyn Sink>) -> Arc<Self> {
+        Arc::new_cyclic(|own| Self {
+            spec: spec.clone(),
+            sink,
+            shared: Arc::downgrade(shared),
+            own: own.clone(),
+            changed: Notify::new(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Whether it wants a channel and has none.
+    pub fn wants_channel(&self) -> bool {
+        let state = self.state.lock();
+        !state.closed && !state.runs && state.lost.is_none()
+    }
+
+    /// Opens its channel on `connection` and starts its task.
+    pub fn start(self: &Arc<Self>, connection: &Arc<Connection>) -> Pending<()> {
+        // Boxed, as a task may start its successor.
+        Box::pin(Arc::clone(self).started(Arc::clone(connection)))
+    }
+
+    async fn started(self: Arc<Self>, connection: Arc<Connection>) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            if state.closed || std::mem::replace(&mut state.runs, true) {
+                return Ok(());
+            }
+        }
+        match self.open(&connection).await {
+            Ok((channel, consumer)) => {
+                let (own, connection) = (Arc::clone(&self), Arc::clone(&connection));
+                let task = tokio::spawn(async move { own.run(channel, consumer, connection).await });
+                if let Some(shared) = self.shared.upgrade() {
+                    shared.keep(task);
+                }
+                Ok(())
+            }
+            Err(failed) => {
+                self.state.lock().runs = false;
+                Err(failed)
+            }
+        }
+    }
+
+    async fn open(&self, connection: &Connection) -> Result<(Channel, Consumer)> {
+        let shared = self.shared.upgrade().ok_or_else(super::error::away)?;
+        let topology = Topology { connection, queue_type: shared.settings.rabbitmq.queue_type };
+        let channel = connection.create_channel().await.map_err(|refused| of("a channel", &refused))?;
+        let prefetch = u16::try_from(self.spec.prefetch).unwrap_or(u16::MAX);
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default()).await;
+        qos.map_err(|refused| of("the prefetch", &refused))?;
+        let pattern = &self.spec.pattern;
+        let queue = match self.spec.kind {
+            TopicKind::Task => {
+                topology.usable_task_queue(pattern).await?;
+                shared.know(pattern);
+                pattern.clone()
+            }
+            TopicKind::Event => topology.group(&channel, &self.spec.group, pattern).await?,
+        };
+        let consume =
+            channel.basic_consume(short(&queue), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let consumer = consume.await.map_err(|refused| of(&format!("consuming `{queue}`"), &refused))?;
+        self.state.lock().queue = queue;
+        Ok((channel, consumer))
+    }
+
+    async fn run(self: Arc<Self>, channel: Channel, mut consumer: Consumer, connection: Arc<Connection>) {
+        let cause = loop {
+            let due = self.next_due();
+            tokio::select! {
+                delivered = consumer.next() => match delivered {
+                    Some(Ok(delivery)) => self.bring_in(delivery, &mut consumer),
+                    Some(Err(failed)) => break of("the channel ended", &failed),
+                    None => break error(Kind::BackendDown, "the server cancelled the consumer: its queue is gone"),
+                },
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.take_due(),
+            }
+            let failed = self.flush(&channel).await;
+            if self.state.lock().closed {
+                // What is still out goes back to the queue with the channel.
+                let _ = channel.close(200, "OK".into()).await;
+                self.end_channel();
+                return;
+            }
+            if let Some(failed) = failed {
+                break of("the channel ended", &failed);
+            }
+        };
+        self.end_channel();
+        drop(consumer);
+        let _ = channel.close(200, "OK".into()).await;
+        self.again(&connection, cause).await;
+    }
+
+    /// Opens another channel while the connection stands; else waits to be restored.
+    async fn again(self: &Arc<Self>, connection: &Arc<Connection>, cause: Error) {
+        let mut cause = cause;
+        while connection.status().connected() && self.wants_channel() {
+            tracing::debug!("a subscription to {} opens another channel: {cause}", self.spec.pattern);
+            tokio::time::sleep(AGAIN).await;
+            match self.start(connection).await {
+                Ok(()) => return,
+                Err(refused) if matches!(refused.kind(), Kind::Refused | Kind::Conflict | Kind::NotFound) => {
+                    self.state.lock().lost = Some(refused);
+                    return self.sink.ready();
+                }
+                Err(failed) => cause = failed,
+            }
+        }
+    }
+
+    fn bring_in(&self, first: lapin::message::Delivery, consumer: &mut Consumer) {
+        let mut rings = self.take_in(first);
+        for _ in 0..AT_ONCE {
+            match consumer.next().now_or_never() {
+                Some(Some(Ok(delivery))) => rings |= self.take_in(delivery),
+                // An end comes again when it is waited for: the stream says so from then on.
+                _ => break,
+            }
+        }
+        if rings {
+            self.sink.ready();
+        }
+    }
+
+    /// Takes one delivery in; answers whether the sink must be told.
+    fn take_in(&self, delivery: lapin::message::Delivery) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return false };
+        let server_tag = delivery.delivery_tag;
+        let incoming = Incoming::of(delivery);
+        let topic: &str = match self.spec.kind {
+            TopicKind::Task => &self.spec.pattern,
+            TopicKind::Event => &incoming.topic,
+        };
+        let stamp = Stamp { seq: shared.next_seq(), now_us: shared.context.clock.wall_us() };
+        let record = incoming.record();
+        let message = Message::alone(&shared.pool, &Arc::from(topic), shared.context.id_prefix, &record, stamp);
+        let mut state = self.state.lock();
+        state.acks.out(server_tag);
+        let Some(message) = message else {
+            // No memory for it now: somebody else may have some.
+            state.acks.requeue(server_tag);
+            self.changed.notify_one();
+            return false;
+        };
+        let held = Held {
+            server_tag,
+            channel: state.channel,
+            attempts: u32::from(incoming.attempts),
+            redelivered: incoming.redelivered || incoming.attempts > 0,
+            message,
+        };
+        if incoming.body.len() > shared.settings.message_bytes_max {
+            self.move_too_large(&shared, &mut state, held);
+            return false;
+        }
+        state.waiting.push_back(held);
+        std::mem::take(&mut state.idle)
+    }
+
+    /// A message over the limit becomes a dead letter, once.
+    fn move_too_large(&self, shared: &Shared, state: &mut State, held: Held) {
+        let mut headers = HeaderBlock::default();
+        headers.extend(held.message.headers(), &[]);
+        headers.push("hmq-origin-topic", held.message.topic().as_bytes());
+        headers.push("hmq-origin-kind", self.spec.kind.name().as_bytes());
+        let max = shared.settings.message_bytes_max;
+        headers.push("hmq-dead-reason", format!("larger than message_bytes_max {max}").as_bytes());
+        let id = held.message.id();
+        let record = Record { headers: headers.headers(), ..Record::again(&held.message, id.as_str()) };
+        let out = wire::outgoing(&record, id, shared.context.clock.wall_us(), false);
+        let topic = format!("{}{DEAD_LETTER_SUFFIX}", held.message.topic());
+        state.names += 1;
+        let name = state.names;
+        state.moving.insert(name, held);
+        let done = Done::Moved(self.own.clone(), name);
+        self.post(
+            shared,
+            state,
+            Job { topic: Arc::from(topic), kind: TopicKind::Task, outgoing: out, delay_s: 0, done },
+        );
+    }
+
+    fn post(&self, shared: &Shared, state: &mut State, job: Job) {
+        let name = match &job.done {
+            Done::Moved(_, name) => *name,
+            Done::Ticket(_) | Done::Barrier => return,
+        };
+        let sent = shared.jobs().is_ok_and(|jobs| jobs.send(job).is_ok());
+        if !sent {
+            if let Some(held) = state.moving.remove(&name) {
+                state.put_later(held, AGAIN);
+            }
+        }
+    }
+
+    /// The copy of a delivery was confirmed, or could not be made.
+    pub fn moved(&self, name: u64, confirmed: bool) {
+        let mut state = self.state.lock();
+        let Some(held) = state.moving.remove(&name) else { return };
+        if confirmed {
+            state.acks.ack(held.server_tag);
+        } else {
+            state.put_later(held, AGAIN);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.state.lock().later.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    fn take_due(&self) {
+        let rings = {
+            let mut state = self.state.lock();
+            let now = Instant::now();
+            let mut came = false;
+            while state.later.first_key_value().is_some_and(|((due, _), _)| *due <= now) {
+                if let Some((_, held)) = state.later.pop_first() {
+                    state.waiting.push_back(held);
+                    came = true;
+                }
+            }
+            came && std::mem::take(&mut state.idle)
+        };
+        if rings {
+            self.sink.ready();
+        }
+    }
+
+    /// Tells the server what was decided; answers why it could not be told.
+    async fn flush(&self, channel: &Channel) -> Option<lapin::Error> {
+        let frames = self.state.lock().acks.frames();
+        let sent = frames.into_iter().map(|frame| async move {
+            match frame {
+                Frame::Ack { tag, multiple } => channel.basic_ack(tag, BasicAckOptions { multiple }).await,
+                Frame::Requeue(tag) => {
+                    channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await
+                }
+            }
+        });
+        join_all(sent).await.into_iter().find_map(std::result::Result::err)
+    }
+
+    /// The channel is gone, and with it every lease.
+    fn end_channel(&self) {
+        let mut tags: Vec<u64> = {
+            let mut state = self.state.lock();
+            state.channel += 1;
+            state.runs = false;
+            state.acks = Acks::default();
+            state.waiting.clear();
+            state.later.clear();
+            state.moving.clear();
+            std::mem::take(&mut state.out).into_keys().collect()
+        };
+        if !tags.is_empty() {
+            tags.sort_unstable();
+            self.sink.revoked(&tags);
+        }
+    }
+
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_one();
+    }
+}
+
+impl State {
+    fn put_later(&mut self, held: Held, after: Duration) {
+        self.names += 1;
+        let due = (Instant::now() + after, self.names);
+        self.later.insert(due, held);
+    }
+}
+
+/// The program's end of a subscription.
+pub(super) struct RabbitSource(pub Arc<Subscriber>);
+
+impl Source for RabbitSource {
+    fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow {
+        let mut state = self.0.state.lock();
+        let state = &mut *state;
+        if state.lost.is_some() {
+            return Flow::Lost;
+        }
+        if state.closed {
+            return Flow::Idle;
+        }
+        let count = max.min(state.waiting.len());
+        for held in state.waiting.drain(..count) {
+            state.names += 1;
+            out.push(Delivery {
+                message: held.message.clone(),
+                tag: state.names,
+                attempt: held.attempts + 1,
+                redelivered: held.redelivered,
+                provisional: false,
+                partition: 0,
+                offset: -1,
+            });
+            state.out.insert(state.names, held);
+        }
+        state.idle = max > 0 && state.waiting.is_empty();
+        if state.waiting.is_empty() || max == 0 {
+            Flow::Idle
+        } else {
+            Flow::More
+        }
+    }
+
+    fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64> {
+        let own = &self.0;
+        let Some(shared) = own.shared.upgrade() else {
+            return verdicts.iter().map(|(tag, _)| *tag).collect();
+        };
+        let mut ended = Vec::new();
+        let rings = {
+            let mut state = own.state.lock();
+            let state = &mut *state;
+            let mut came = false;
+            for &(tag, verdict) in verdicts {
+                let Some(mut held) = state.out.remove(&tag) else {
+                    ended.push(tag);
+                    continue;
+                };
+                debug_assert_eq!(held.channel, state.channel, "a channel that ended took its deliveries along");
+                match verdict {
+                    Verdict::Ack => state.acks.ack(held.server_tag),
+                    Verdict::Return => state.acks.requeue(held.server_tag),
+                    Verdict::Retry(delay) => {
+                        held.attempts += 1;
+                        held.redelivered = true;
+                        if delay >= HELD_HERE {
+                            own.delay(&shared, state, held, delay);
+                        } else if delay.is_zero() {
+                            state.waiting.push_back(held);
+                            came = true;
+                        } else {
+                            state.put_later(held, delay);
+                        }
+                    }
+                }
+            }
+            came && std::mem::take(&mut state.idle)
+        };
+        own.changed.notify_one();
+        if rings {
+            own.sink.ready();
+        }
+        ended
+    }
+
+    fn held(&self, tag: u64) -> Option<Message> {
+        self.0.state.lock().out.get(&tag).map(|held| held.message.clone())
+    }
+
+    fn extend(&self, _tag: u64, _lease: Duration) -> Result<()> {
+        Err(error(Kind::Unsupported, "rabbitmq has no leases to extend: its server's consumer timeout is for all"))
+    }
+
+    fn seek(&self, _to: Start) -> Result<()> {
+        Err(error(Kind::Unsupported, "rabbitmq keeps no log of events: there is nothing to seek"))
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+}
+
+impl Subscriber {
+    /// Publishes a copy that comes back after `delay`; the delivery is acknowledged when that is
+    /// confirmed, so it survives this process.
+    fn delay(&self, shared: &Shared, state: &mut State, held: Held, delay: Duration) {
+        let id = held.message.id();
+        let record = Record {
+            attempts: u16::try_from(held.attempts).unwrap_or(u16::MAX),
+            ..Record::again(&held.message, id.as_str())
+        };
+        let priority = self.spec.kind == TopicKind::Task && shared.has_priorities();
+        let mut out = wire::outgoing(&record, id, shared.context.clock.wall_us(), priority);
+        wire::set_topic(&mut out, held.message.topic());
+        state.names += 1;
+        let name = state.names;
+        let topic: Arc<str> = Arc::from(&*state.queue);
+        state.moving.insert(name, held);
+        let delay_s = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+        let done = Done::Moved(self.own.clone(), name);
+        self.post(shared, state, Job { topic, kind: TopicKind::Task, outgoing: out, delay_s, done });
+    }
+}
+
+impl Drop for RabbitSource {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl std::fmt::Debug for RabbitSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RabbitSource").field("pattern", &self.0.spec.pattern).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,463 @@
+//! RabbitMQ: tasks on queues, and events where a route asks for them, through lapin.
+//!
+//! - Two connections, one to publish and one to consume on. An attempt to connect is one attempt;
+//!   the hub tries again, and restores.
+//! - Publishing hands jobs to one task per connection; every job ends once, when the server has
+//!   confirmed it, returned it, or can no longer tell.
+//! - A subscription is a channel, a consumer and a task. Deliveries wait here, at most as many as
+//!   its prefetch.
+//! - Nothing is deleted, and what exists with other settings is used as it is.
+//!
+//! What it has not: wildcard subscriptions to tasks (the protocol cannot list queues), leases,
+//! replay, order by key, priorities on quorum queues.
+//!
+//! ```text
+//! Destination ── Job ──> Publisher task ──> publishing connection ──> confirms ──> hub
+//! Source <── waiting ── Subscriber task <── consuming connection
+//!        ── verdicts ─> (acks, delays) ──>
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use lapin::Connection;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinHandle;
+
+use self::connect::{watch, Word};
+use self::consume::{RabbitSource, Subscriber};
+use self::error::{away, error as failure, BACKEND};
+use self::publish::{Job, Publisher, RabbitDestination};
+use self::topology::{Topology, DELAY_S_MAX};
+use super::{
+    Admin, BackendEvent, BackendKind, Broker, Capabilities, CloseReport, Context, Declared, Description, Destination,
+    Epoch, Sink, Source, Stop, SubscribeSpec, Support, TopicSpec,
+};
+use crate::clock::Moment;
+use crate::config::{QueueType, RabbitmqConfig};
+use crate::error::{Fate, Kind, Result};
+use crate::limits::NAME_BYTES_MAX;
+use crate::message::{Pool, TopicKind};
+use crate::pattern::Pattern;
+use crate::runtime::{ready, Pending};
+use crate::sync::Mutex;
+
+mod acks;
+mod confirms;
+mod connect;
+mod consume;
+mod error;
+mod publish;
+mod topology;
+mod wire;
+
+/// What a backend is made from.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its section of the configuration.
+    pub rabbitmq: RabbitmqConfig,
+    /// Names its connections at the server.
+    pub name: String,
+    /// How long a confirm may take.
+    pub confirm_timeout: Duration,
+    /// Largest payload, both ways.
+    pub message_bytes_max: usize,
+}
+
+/// The backend.
+pub struct RabbitMq {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Settings,
+    context: Context,
+    pool: Arc<Pool>,
+    own: Weak<Shared>,
+    received: AtomicU64,
+    /// The present connection.
+    link: Mutex<Option<Link>>,
+    destinations: Mutex<HashMap<(String, TopicKind), Arc<RabbitDestination>>>,
+    subscribers: Mutex<Vec<Weak<Subscriber>>>,
+    /// Queues that were declared or used here: the protocol cannot list them.
+    known: Mutex<BTreeSet<String>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Counts deleted queues: those who declare each once start again.
+    deleted: AtomicU64,
+    closed: AtomicBool,
+}
+
+struct Link {
+    epoch: Epoch,
+    /// Those who listen to the connections.
+    watching: Vec<JoinHandle<()>>,
+    jobs: UnboundedSender<Job>,
+    publisher: JoinHandle<()>,
+    publishing: Arc<Connection>,
+    consuming: Arc<Connection>,
+}
+
+impl RabbitMq {
+    /// A backend that is not connected.
+    pub fn open(settings: Settings, context: Context) -> Arc<Self> {
+        let shared = Arc::new_cyclic(|own| Shared {
+            settings,
+            context,
+            // Deliveries are of all sizes, so their segments are made to measure and not kept.
+            pool: Pool::new(0, 0),
+            own: own.clone(),
+            received: AtomicU64::new(0),
+            link: Mutex::default(),
+            destinations: Mutex::default(),
+            subscribers: Mutex::default(),
+            known: Mutex::default(),
+            tasks: Mutex::default(),
+            deleted: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        });
+        Arc::new(Self { shared })
+    }
+}
+
+impl Shared {
+    fn linked<T>(&self, take: impl FnOnce(&Link) -> T) -> Result<T> {
+        let link = self.link.lock();
+        match &*link {
+            _ if self.closed.load(Ordering::Acquire) => {
+                Err(failure(Kind::Closed, "the backend is closed").with_fate(Fate::NotSent))
+            }
+            Some(link) => Ok(take(link)),
+            None => Err(away()),
+        }
+    }
+
+    fn jobs(&self) -> Result<UnboundedSender<Job>> {
+        self.linked(|link| link.jobs.clone())
+    }
+
+    fn consuming(&self) -> Result<Arc<Connection>> {
+        self.linked(|link| Arc::clone(&link.consuming))
+    }
+
+    fn publishing(&self) -> Result<Arc<Connection>> {
+        self.linked(|link| Arc::clone(&link.publishing))
+    }
+
+    fn has_priorities(&self) -> bool {
+        self.settings.rabbitmq.queue_type == QueueType::Classic
+    }
+
+    fn next_seq(&self) -> u64 {
+        self.received.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn know(&self, queue: &str) {
+        let mut known = self.known.lock();
+        if !known.contains(queue) && known.len() < crate::limits::TOPICS_MAX {
+            known.insert(queue.to_owned());
+        }
+    }
+
+    fn keep(&self, task: JoinHandle<()>) {
+        let mut tasks = self.tasks.lock();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+
+    fn timeout(&self, deadline: Moment) -> Duration {
+        deadline.since(self.context.clock.now()).min(Duration::from_secs(3600))
+    }
+
+    async fn connect(self: Arc<Self>, epoch: Epoch, timeout: Duration) -> Result<()> {
+        let opened = connect::open(&self.settings.rabbitmq, &self.settings.name, timeout).await;
+        let (publishing, consuming) = opened.map_err(|failed| {
+            if failed.denied {
+                self.context.sink.event(BackendEvent::Denied(failed.error.clone()));
+            }
+            failed.error
+        })?;
+        let (publishing, consuming) = (Arc::new(publishing), Arc::new(consuming));
+        let (jobs, taken) = tokio::sync::mpsc::unbounded_channel();
+        let settings = &self.settings;
+        let queue_type = settings.rabbitmq.queue_type;
+        let publisher = Publisher::new(&self, Arc::clone(&publishing), queue_type, settings.confirm_timeout);
+        let publisher = tokio::spawn(publisher.run(taken));
+        let mut watchers = Vec::new();
+        for (connection, publishes) in [(&publishing, true), (&consuming, false)] {
+            let (own, connection) = (self.own.clone(), Arc::clone(connection));
+            let watching = tokio::spawn(async move {
+                watch(&connection, publishes, |word| {
+                    if let Some(shared) = own.upgrade() {
+                        shared.hear(epoch, word);
+                    }
+                })
+                .await;
+            });
+            watchers.push(watching);
+        }
+        let link = Link { epoch, watching: watchers, jobs, publisher, publishing, consuming };
+        let before = self.link.lock().replace(link);
+        if let Some(before) = before {
+            self.keep(before.publisher);
+        }
+        Ok(())
+    }
+
+    /// A connection of `epoch` says something.
+    fn hear(&self, epoch: Epoch, word: Word) {
+        let event = match word {
+            Word::Blocked(reason) => BackendEvent::Blocked(reason),
+            Word::Unblocked => BackendEvent::Unblocked,
+            Word::Lost(cause) => {
+                let lost = self.link.lock().take_if(|link| link.epoch == epoch);
+                // The other connection has said so, or the broker was closed.
+                let Some(Link { publisher, publishing, consuming, .. }) = lost else { return };
+                self.keep(publisher);
+                for connection in [publishing, consuming] {
+                    self.keep(tokio::spawn(async move {
+                        let _ = connect::close(&connection, Duration::from_secs(1)).await;
+                    }));
+                }
+                BackendEvent::Lost(cause)
+            }
+        };
+        self.context.sink.event(event);
+    }
+
+    async fn subscribe(self: Arc<Self>, spec: SubscribeSpec, sink: Arc<dyn Sink>) -> Result<Arc<dyn Source>> {
+        let connection = self.consuming()?;
+        let subscriber = Subscriber::new(&self, &spec, sink);
+        let source = RabbitSource(Arc::clone(&subscriber));
+        subscriber.start(&connection).await?;
+        let mut subscribers = self.subscribers.lock();
+        subscribers.retain(|weak| weak.strong_count() > 0);
+        subscribers.push(Arc::downgrade(&subscriber));
+        Ok(Arc::new(source))
+    }
+
+    fn live_subscribers(&self) -> Vec<Arc<Subscriber>> {
+        self.subscribers.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    async fn restore(self: Arc<Self>) -> Result<()> {
+        let connection = self.consuming()?;
+        for subscriber in self.live_subscribers().into_iter().filter(|subscriber| subscriber.wants_channel()) {
+            subscriber.start(&connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn close(self: Arc<Self>, timeout: Duration) -> Result<CloseReport> {
+        let until = tokio::time::Instant::now() + timeout;
+        for subscriber in self.live_subscribers() {
+            subscriber.close();
+        }
+        let link = {
+            let mut link = self.link.lock();
+            self.closed.store(true, Ordering::Release);
+            link.take()
+        };
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        let Some(Link { watching, jobs, publisher, publishing, consuming, .. }) = link else {
+            return Ok(CloseReport::default());
+        };
+        watching.iter().for_each(JoinHandle::abort);
+        // Its last jobs are on their way; then it ends.
+        drop(jobs);
+        let stop = publisher.abort_handle();
+        let in_time = tokio::time::timeout_at(until, publisher).await.is_ok();
+        stop.abort();
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let closed = tokio::join!(connect::close(&publishing, left), connect::close(&consuming, left));
+        for task in tasks {
+            let stop = task.abort_handle();
+            let _ = tokio::time::timeout_at(until, task).await;
+            stop.abort();
+        }
+        if !in_time {
+            return Err(failure(Kind::Timeout, "publishes were still waiting for the server's confirm"));
+        }
+        closed.0.and(closed.1).map(|()| CloseReport::default())
+    }
+
+    async fn described(self: Arc<Self>, pattern: Pattern) -> Result<Vec<Description>> {
+        let names: Vec<String> = self.known.lock().iter().filter(|name| pattern.matches(name)).cloned().collect();
+        let connection = self.publishing()?;
+        let topology = Topology { connection: &connection, queue_type: self.settings.rabbitmq.queue_type };
+        let mut out = Vec::new();
+        for name in names {
+            if let Some((messages, consumers)) = topology.passive(&name).await? {
+                out.push(Description {
+                    name,
+                    kind: TopicKind::Task.name(),
+                    messages: messages.into(),
+                    unsettled: 0,
+                    delayed: 0,
+                    bytes: 0,
+                    consumers: consumers.into(),
+                    expired: 0,
+                    dropped: 0,
+                    partitions: Vec::new(),
+                    lag: BTreeMap::new(),
+                });
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Runs a call where its sockets and timers are, whoever waits for it.
+fn on_runtime<T: Send + 'static>(call: impl Future<Output = Result<T>> + Send + 'static) -> Pending<T> {
+    match crate::runtime::handle() {
+        Ok(handle) => {
+            let task = handle.spawn(call);
+            Box::pin(async move {
+                task.await.unwrap_or_else(|_| Err(failure(Kind::Panic, "a call of the RabbitMQ backend panicked")))
+            })
+        }
+        Err(refused) => ready(Err(refused)),
+    }
+}
+
+impl Broker for RabbitMq {
+    fn kind(&self) -> BackendKind {
+        BackendKind::RabbitMq
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let priority = if self.shared.has_priorities() { Support::Native } else { Support::None };
+        Capabilities {
+            tasks: Support::Native,
+            events: Support::Native,
+            retry_delay: Support::Native,
+            priority,
+            ttl: Support::Native,
+            delay: Support::Native,
+            ordered_key: Support::None,
+            replay_time: Support::None,
+            replay_offset: Support::None,
+            headers: Support::Native,
+            wildcard_tasks: Support::None,
+            wildcard_events: Support::Native,
+            extend: Support::None,
+            payload_bytes_max: self.shared.settings.message_bytes_max,
+            name_bytes_max: NAME_BYTES_MAX,
+            delay_ms_max: DELAY_S_MAX as i64 * 1000,
+        }
+    }
+
+    fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()> {
+        let timeout = self.shared.timeout(deadline);
+        on_runtime(Arc::clone(&self.shared).connect(epoch, timeout))
+    }
+
+    fn restore(&self) -> Pending<()> {
+        on_runtime(Arc::clone(&self.shared).restore())
+    }
+
+    fn declare(&self, topic: &str, kind: TopicKind, spec: &TopicSpec, _deadline: Moment) -> Pending<Declared> {
+        if let Err(refused) = topology::check(kind, spec) {
+            return ready(Err(refused));
+        }
+        let (shared, topic, spec) = (Arc::clone(&self.shared), topic.to_owned(), spec.clone());
+        on_runtime(async move {
+            let connection = shared.publishing()?;
+            let topology = Topology { connection: &connection, queue_type: shared.settings.rabbitmq.queue_type };
+            if kind == TopicKind::Event {
+                return topology.events().await.map(|()| Declared::Existed);
+            }
+            let asks_nothing = spec == TopicSpec::default();
+            let declared = match asks_nothing && topology.passive(&topic).await?.is_some() {
+                true => Declared::Existed,
+                false => topology.task_queue(&topic, &spec).await?,
+            };
+            shared.know(&topic);
+            Ok(declared)
+        })
+    }
+
+    fn destination(&self, topic: &str, kind: TopicKind) -> Result<Arc<dyn Destination>> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(failure(Kind::Closed, "the backend is closed"));
+        }
+        let mut destinations = self.shared.destinations.lock();
+        if destinations.len() >= crate::limits::TOPICS_MAX {
+            destinations.retain(|_, destination| Arc::strong_count(destination) > 1);
+        }
+        let destination = destinations.entry((topic.to_owned(), kind)).or_insert_with(|| {
+            Arc::new(RabbitDestination {
+                topic: Arc::from(topic),
+                kind,
+                shared: Arc::downgrade(&self.shared),
+                order: Mutex::default(),
+            })
+        });
+        Ok(Arc::clone(destination) as Arc<dyn Destination>)
+    }
+
+    fn subscribe(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, _deadline: Moment) -> Pending<Arc<dyn Source>> {
+        let none = |what: &str| ready(Err(failure(Kind::Unsupported, format!("{BACKEND} does not support {what}"))));
+        if spec.stop != Stop::Never || spec.read_only {
+            return none("replay: it keeps no log of events");
+        }
+        if spec.lease.is_some() {
+            return none("a lease: its server's consumer timeout is for all");
+        }
+        on_runtime(Arc::clone(&self.shared).subscribe(spec.clone(), sink))
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
+    }
+
+    fn close(&self, deadline: Moment) -> Pending<CloseReport> {
+        let timeout = self.shared.timeout(deadline);
+        on_runtime(Arc::clone(&self.shared).close(timeout))
+    }
+}
+
+impl Admin for RabbitMq {
+    fn describe(&self, pattern: &str, _deadline: Moment) -> Pending<Vec<Description>> {
+        match Pattern::parse(pattern) {
+            Ok(pattern) => on_runtime(Arc::clone(&self.shared).described(pattern)),
+            Err(wrong) => ready(Err(wrong)),
+        }
+    }
+
+    fn purge(&self, topic: &str, _deadline: Moment) -> Pending<u64> {
+        let (shared, topic) = (Arc::clone(&self.shared), topic.to_owned());
+        on_runtime(async move {
+            let connection = shared.publishing()?;
+            Topology { connection: &connection, queue_type: QueueType::Quorum }.purge(&topic).await
+        })
+    }
+
+    fn delete(&self, topic: &str, _deadline: Moment) -> Pending<()> {
+        let (shared, topic) = (Arc::clone(&self.shared), topic.to_owned());
+        on_runtime(async move {
+            let connection = shared.publishing()?;
+            Topology { connection: &connection, queue_type: QueueType::Quorum }.delete(&topic).await?;
+            shared.known.lock().remove(&topic);
+            shared.deleted.fetch_add(1, Ordering::AcqRel);
+            Ok(())
+        })
+    }
+}
+
+impl std::fmt::Debug for RabbitMq {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RabbitMq").finish_non_exhaustive()
+    }
+}
+
+/// Tasks that are left have nobody to work for.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+    }
+}

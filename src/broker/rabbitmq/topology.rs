@@ -1,0 +1,333 @@
+//! What is declared on the server, and under which names.
+//!
+//! ```text
+//! task topic T       durable quorum queue T (classic with x-max-priority by configuration);
+//!                    published through the default exchange, so a queue is all there is
+//! event topic E      topic exchange hmq.events, routing key E
+//! group G, pattern P durable quorum queue hmq.group.G.P, bound to hmq.events with key P;
+//!                    a private group: an exclusive queue with a name of the server's
+//! delays             level n: topic exchange hmq.delay.n and quorum queue hmq.delay.n with a TTL of
+//!                    2^n seconds, which hands what has waited on to level n-1, and level 0 to
+//!                    hmq.delay.due, to which each task queue is bound
+//! ```
+//!
+//! A delay is rounded up to whole seconds and travels as bits in front of the routing key, the
+//! highest level first: at its level a 1 waits, a 0 passes on. So every queue is first in first out
+//! with one TTL for all, which is what the server expires exactly. The delay queues dead-letter at
+//! least once: a message leaves one only when the next has confirmed it.
+
+use lapin::options::{
+    ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    QueuePurgeOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Connection, ExchangeKind};
+
+use super::error::of;
+use super::wire::short;
+use crate::broker::{Declared, Group, TopicSpec};
+use crate::config::QueueType;
+use crate::error::{Kind, Result};
+use crate::limits::PRIORITY_MAX;
+use crate::message::TopicKind;
+
+pub(super) const EVENTS: &str = "hmq.events";
+const DUE: &str = "hmq.delay.due";
+/// Levels of delay: a queue's TTL has 32 bits of milliseconds.
+pub(super) const LEVELS: u32 = 23;
+/// Longest delay: all levels.
+pub(super) const DELAY_S_MAX: u64 = (1 << LEVELS) - 1;
+/// Our own count of attempts decides; a limit of the server's (20 from 4.0 on) would drop messages.
+/// The same on every version, so that an upgraded server finds its queues as they were declared.
+const DELIVERY_LIMIT: i64 = 1_000_000_000;
+
+/// The queue of a group of events.
+pub(super) fn group_queue(group: &Group, pattern: &str) -> Option<String> {
+    match group {
+        Group::Named(name) => Some(format!("hmq.group.{name}.{pattern}")),
+        Group::Private => None,
+    }
+}
+
+/// Exchange and routing key that bring a message to `queue` after `seconds`.
+pub(super) fn delayed(queue: &str, seconds: u64) -> (String, String) {
+    let seconds = seconds.clamp(1, DELAY_S_MAX);
+    let level = 63 - seconds.leading_zeros();
+    let mut key = String::with_capacity(2 * LEVELS as usize + queue.len());
+    for bit in (0..LEVELS).rev() {
+        key.push_str(if seconds >> bit & 1 == 1 { "1." } else { "0." });
+    }
+    key.push_str(queue);
+    (level_name(level), key)
+}
+
+/// The highest level that a delay needs.
+pub(super) fn level_of(seconds: u64) -> u32 {
+    63 - seconds.clamp(1, DELAY_S_MAX).leading_zeros()
+}
+
+fn level_name(level: u32) -> String {
+    format!("hmq.delay.{level}")
+}
+
+/// Declares with scratch channels: the server closes a channel on which something is refused.
+pub(super) struct Topology<'a> {
+    pub connection: &'a Connection,
+    pub queue_type: QueueType,
+}
+
+impl Topology<'_> {
+    /// The queue of a task topic, ready for direct and for delayed tasks.
+    pub async fn task_queue(&self, name: &str, spec: &TopicSpec) -> Result<Declared> {
+        let mut arguments = FieldTable::default();
+        match self.queue_type {
+            QueueType::Quorum => {
+                arguments.insert("x-queue-type".into(), text("quorum"));
+                arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
+            }
+            QueueType::Classic => {
+                arguments.insert("x-queue-type".into(), text("classic"));
+                arguments.insert("x-max-priority".into(), AMQPValue::LongInt(i32::from(PRIORITY_MAX)));
+            }
+        }
+        limits(&mut arguments, spec);
+        self.queue(name, arguments).await
+    }
+
+    /// As [`Topology::task_queue`] with no settings; one that is there with others takes tasks, too.
+    pub async fn usable_task_queue(&self, name: &str) -> Result<()> {
+        match self.task_queue(name, &TopicSpec::default()).await {
+            Err(refused) if refused.kind() != Kind::Conflict => Err(refused),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn queue(&self, name: &str, arguments: FieldTable) -> Result<Declared> {
+        let existed = self.passive(name).await?.is_some();
+        let channel = self.scratch().await?;
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        match channel.queue_declare(short(name), options, arguments).await {
+            Ok(_) => {
+                close(&channel).await;
+                Ok(if existed { Declared::Existed } else { Declared::Created })
+            }
+            Err(refused) => {
+                let error = of(&format!("queue `{name}`"), &refused);
+                // One that may be used but not declared is used as it is.
+                if existed && error.kind() == Kind::Refused {
+                    return Ok(Declared::Existed);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Messages and consumers of a queue; `None` if there is no such queue.
+    pub async fn passive(&self, name: &str) -> Result<Option<(u32, u32)>> {
+        let channel = self.scratch().await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        match channel.queue_declare(short(name), options, FieldTable::default()).await {
+            Ok(found) => {
+                close(&channel).await;
+                Ok(Some((found.message_count(), found.consumer_count())))
+            }
+            Err(refused) => {
+                let error = of(&format!("queue `{name}`"), &refused);
+                if error.kind() == Kind::NotFound {
+                    return Ok(None);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The exchange of all events.
+    pub async fn events(&self) -> Result<()> {
+        self.exchange(EVENTS).await
+    }
+
+    /// The queue of a group; answers its name.
+    pub async fn group(&self, channel: &lapin::Channel, group: &Group, pattern: &str) -> Result<String> {
+        self.events().await?;
+        let name = match group_queue(group, pattern) {
+            Some(name) => {
+                let mut arguments = FieldTable::default();
+                arguments.insert("x-queue-type".into(), text("quorum"));
+                arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
+                self.queue(&name, arguments).await?;
+                name
+            }
+            None => {
+                let options =
+                    QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+                let made = channel.queue_declare("".into(), options, FieldTable::default()).await;
+                made.map_err(|refused| of("a private queue", &refused))?.name().to_string()
+            }
+        };
+        let bound = channel.queue_bind(
+            short(&name),
+            EVENTS.into(),
+            short(pattern),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        bound.await.map_err(|refused| of(&format!("binding of `{name}`"), &refused))?;
+        Ok(name)
+    }
+
+    /// The levels of delay up to `highest`, and the way back to `queue`.
+    pub async fn delays(&self, highest: u32, queue: &str) -> Result<()> {
+        self.exchange(DUE).await?;
+        for level in 0..=highest {
+            let (name, below) = (level_name(level), if level == 0 { DUE.to_owned() } else { level_name(level - 1) });
+            self.exchange(&name).await?;
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-queue-type".into(), text("quorum"));
+            arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(1_000 << level));
+            arguments.insert("x-dead-letter-exchange".into(), text(&below));
+            arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+            arguments.insert("x-overflow".into(), text("reject-publish"));
+            self.queue(&name, arguments).await?;
+            let before = "*.".repeat((LEVELS - 1 - level) as usize);
+            let channel = self.scratch().await?;
+            let waits = channel.queue_bind(
+                short(&name),
+                short(&name),
+                short(&format!("{before}1.#")),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            waits.await.map_err(|refused| of(&name, &refused))?;
+            let passes = channel.exchange_bind(
+                short(&below),
+                short(&name),
+                short(&format!("{before}0.#")),
+                ExchangeBindOptions::default(),
+                FieldTable::default(),
+            );
+            passes.await.map_err(|refused| of(&name, &refused))?;
+            close(&channel).await;
+        }
+        let channel = self.scratch().await?;
+        let due = channel.queue_bind(
+            short(queue),
+            DUE.into(),
+            short(&format!("{}{queue}", "*.".repeat(LEVELS as usize))),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        due.await.map_err(|refused| of(queue, &refused))?;
+        close(&channel).await;
+        Ok(())
+    }
+
+    pub async fn purge(&self, name: &str) -> Result<u64> {
+        let channel = self.scratch().await?;
+        let purged = channel.queue_purge(short(name), QueuePurgeOptions::default()).await;
+        let count = purged.map_err(|refused| of(&format!("queue `{name}`"), &refused))?;
+        close(&channel).await;
+        Ok(count.into())
+    }
+
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let channel = self.scratch().await?;
+        let deleted = channel.queue_delete(short(name), QueueDeleteOptions::default()).await;
+        deleted.map_err(|refused| of(&format!("queue `{name}`"), &refused))?;
+        close(&channel).await;
+        Ok(())
+    }
+
+    async fn exchange(&self, name: &str) -> Result<()> {
+        let channel = self.scratch().await?;
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let declared = channel.exchange_declare(short(name), ExchangeKind::Topic, options, FieldTable::default());
+        declared.await.map_err(|refused| of(&format!("exchange `{name}`"), &refused))?;
+        close(&channel).await;
+        Ok(())
+    }
+
+    async fn scratch(&self) -> Result<lapin::Channel> {
+        self.connection.create_channel().await.map_err(|refused| of("a channel", &refused))
+    }
+}
+
+fn limits(arguments: &mut FieldTable, spec: &TopicSpec) {
+    if let Some(max) = spec.messages_max {
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::try_from(max).unwrap_or(i64::MAX)));
+    }
+    if let Some(max) = spec.bytes_max {
+        arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(i64::try_from(max).unwrap_or(i64::MAX)));
+    }
+    if spec.messages_max.is_some() || spec.bytes_max.is_some() {
+        let drops = spec.drop_oldest == Some(true);
+        arguments.insert("x-overflow".into(), text(if drops { "drop-head" } else { "reject-publish" }));
+    }
+    if let Some(ttl) = spec.ttl {
+        arguments
+            .insert("x-message-ttl".into(), AMQPValue::LongLongInt(ttl.as_millis().try_into().unwrap_or(i64::MAX)));
+    }
+}
+
+/// What a topic cannot be asked for here.
+pub(super) fn check(kind: TopicKind, spec: &TopicSpec) -> Result<()> {
+    let none = |what: &str| Err(super::error::error(Kind::Unsupported, format!("rabbitmq has no {what}")));
+    if spec.partitions.is_some() {
+        return none("partitions");
+    }
+    if spec.age_max.is_some() {
+        return none("age_max_ms: a ttl_ms expires what waits in a queue");
+    }
+    if kind == TopicKind::Event && *spec != TopicSpec::default() {
+        return none("settings of an event topic: events wait in the queues of their groups");
+    }
+    Ok(())
+}
+
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
+
+async fn close(channel: &lapin::Channel) {
+    // It has served; a refusal would only say that it is closed already.
+    let _ = channel.close(200, "OK".into()).await;
+}
+
+/// For texts of errors.
+impl std::fmt::Debug for Topology<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Topology").field("queue_type", &self.queue_type).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Walks a routing key through the levels as the bindings do.
+    fn walk(queue: &str, seconds: u64) -> u64 {
+        let (exchange, key) = delayed(queue, seconds);
+        let mut level: u32 = exchange.trim_start_matches("hmq.delay.").parse().unwrap();
+        let bits: Vec<&str> = key.split('.').take(LEVELS as usize).collect();
+        assert!(key.ends_with(&format!(".{queue}")) && key.len() <= 255);
+        let mut waited = 0;
+        loop {
+            match bits[(LEVELS - 1 - level) as usize] {
+                "1" => waited += 1 << level,
+                "0" => {}
+                other => panic!("{other}"),
+            }
+            if level == 0 {
+                return waited;
+            }
+            level -= 1;
+        }
+    }
+
+    #[test]
+    fn a_delay_is_the_sum_of_its_levels() {
+        for seconds in [1, 2, 3, 7, 8, 60, 86_399, 1 << 22, DELAY_S_MAX] {
+            assert_eq!(walk("tasks.a.b", seconds), seconds);
+        }
+        assert_eq!(walk(&"x".repeat(200), DELAY_S_MAX), DELAY_S_MAX);
+    }
+}

@@ -1,0 +1,213 @@
+//! Messages as they travel: the `native` form. The body is the payload as given; everything else is
+//! in the properties, so that any AMQP program can read it, and messages of any AMQP program are
+//! readable here.
+//!
+//! ```text
+//! message-id   the id                          priority        0 to 10
+//! type         the type                        expiration      time to live, milliseconds
+//! timestamp    whole seconds                   delivery-mode   2, persistent
+//! headers      the message's own, byte arrays where they are not UTF-8, and of ours:
+//!   hmq-key          the key (byte array)      hmq-time-us     the time, microseconds
+//!   hmq-attempts     attempts made before      hmq-maybe-dup   perhaps a second copy
+//!   hmq-topic        the topic, of a message that took the way of a delay
+//!   hmq-serial       finds a returned message; of no meaning to a receiver
+//! ```
+
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::BasicProperties;
+
+use super::confirms::Serial;
+use crate::message::{HeaderBlock, MessageId, Record};
+
+const KEY: &str = "hmq-key";
+const TIME_US: &str = "hmq-time-us";
+const ATTEMPTS: &str = "hmq-attempts";
+const MAYBE_DUP: &str = "hmq-maybe-dup";
+const SERIAL: &str = "hmq-serial";
+const TOPIC: &str = "hmq-topic";
+const OURS: [&str; 6] = [TOPIC, KEY, TIME_US, ATTEMPTS, MAYBE_DUP, SERIAL];
+/// Set by quorum queues on what they deliver again.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+/// Longest text of a property.
+const SHORT_MAX: usize = 255;
+
+/// A message on its way out.
+#[derive(Debug, Clone)]
+pub(super) struct Outgoing {
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+}
+
+/// The record as it goes out; its delay is the topology's matter. `made` names it if it has no id.
+pub(super) fn outgoing(record: &Record<'_>, made: MessageId, now_us: i64, priority: bool) -> Outgoing {
+    let id = if record.id.is_empty() { made.as_str() } else { record.id };
+    let time_us = if record.timestamp_us == 0 { now_us } else { record.timestamp_us };
+    let mut headers = FieldTable::default();
+    for (name, value) in record.headers {
+        headers.insert(short(name), value_of(value));
+    }
+    if let Some(key) = record.key {
+        headers.insert(KEY.into(), AMQPValue::ByteArray(key.to_vec().into()));
+    }
+    headers.insert(TIME_US.into(), AMQPValue::LongLongInt(time_us));
+    if record.attempts > 0 {
+        headers.insert(ATTEMPTS.into(), AMQPValue::LongInt(i32::from(record.attempts)));
+    }
+    if record.maybe_dup {
+        headers.insert(MAYBE_DUP.into(), AMQPValue::Boolean(true));
+    }
+    let mut properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_message_id(short(id))
+        .with_timestamp(u64::try_from(time_us / 1_000_000).unwrap_or_default())
+        .with_headers(headers);
+    if !record.type_.is_empty() {
+        properties = properties.with_type(short(record.type_));
+    }
+    if priority {
+        properties = properties.with_priority(record.priority);
+    }
+    if record.ttl_ms > 0 {
+        properties = properties.with_expiration(short(&record.ttl_ms.to_string()));
+    }
+    Outgoing { body: record.payload.to_vec(), properties }
+}
+
+/// Keeps the topic of a message whose routing key will tell of a delay.
+pub(super) fn set_topic(out: &mut Outgoing, topic: &str) {
+    let mut headers = out.properties.headers().clone().unwrap_or_default();
+    headers.insert(TOPIC.into(), AMQPValue::LongString(topic.into()));
+    out.properties = out.properties.clone().with_headers(headers);
+}
+
+/// Puts the serial of a publish where a return brings it back.
+pub(super) fn set_serial(properties: &BasicProperties, serial: Serial) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(SERIAL.into(), AMQPValue::LongLongInt(serial as i64));
+    properties.clone().with_headers(headers)
+}
+
+/// The serial of a returned message.
+pub(super) fn serial_of(properties: &BasicProperties) -> Option<Serial> {
+    number(properties.headers().as_ref()?, SERIAL).map(|serial| serial as Serial)
+}
+
+/// A message as it came in.
+pub(super) struct Incoming {
+    pub body: Vec<u8>,
+    pub id: String,
+    pub type_: String,
+    pub key: Option<Vec<u8>>,
+    pub headers: HeaderBlock,
+    pub timestamp_us: i64,
+    pub priority: u8,
+    pub maybe_dup: bool,
+    /// Attempts made before, by earlier copies and by deliveries that came back.
+    pub attempts: u16,
+    pub redelivered: bool,
+    /// The topic as the message tells it: its routing key, if it took no delay.
+    pub topic: String,
+}
+
+impl Incoming {
+    /// Takes a delivery apart.
+    pub fn of(delivery: Delivery) -> Self {
+        let properties = &delivery.properties;
+        let empty = FieldTable::default();
+        let table = properties.headers().as_ref().unwrap_or(&empty);
+        let mut headers = HeaderBlock::default();
+        for (name, value) in table.inner() {
+            // What servers add on the way is theirs.
+            if !OURS.contains(&name.as_str()) && !name.as_str().starts_with("x-") {
+                headers.push(name.as_str(), &bytes_of(value));
+            }
+        }
+        let seconds = properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or_default();
+        let earlier = number(table, ATTEMPTS).unwrap_or_default() + number(table, DELIVERY_COUNT).unwrap_or_default();
+        let text = |property: &Option<ShortString>| property.as_ref().map(ToString::to_string).unwrap_or_default();
+        Self {
+            id: text(properties.message_id()),
+            type_: text(properties.kind()),
+            key: table.inner().get(KEY).map(bytes_of),
+            headers,
+            timestamp_us: number(table, TIME_US).unwrap_or_else(|| seconds.saturating_mul(1_000_000)),
+            priority: properties.priority().unwrap_or(crate::limits::PRIORITY_DEFAULT).min(crate::limits::PRIORITY_MAX),
+            maybe_dup: table.inner().contains_key(MAYBE_DUP),
+            attempts: u16::try_from(earlier.max(0)).unwrap_or(u16::MAX),
+            redelivered: delivery.redelivered,
+            topic: table
+                .inner()
+                .get(TOPIC)
+                .and_then(|topic| String::from_utf8(bytes_of(topic)).ok())
+                .unwrap_or_else(|| delivery.routing_key.to_string()),
+            body: delivery.data,
+        }
+    }
+
+    /// The record of it.
+    pub fn record(&self) -> Record<'_> {
+        let id = self.id.get(..crate::limits::ID_BYTES_MAX).unwrap_or(&self.id);
+        Record {
+            key: self.key.as_deref(),
+            id,
+            type_: &self.type_,
+            headers: self.headers.headers(),
+            timestamp_us: self.timestamp_us,
+            priority: self.priority,
+            maybe_dup: self.maybe_dup,
+            ..Record::new(&self.body)
+        }
+    }
+}
+
+/// A text for a property; one that is too long was refused before, or is cut for a name of ours.
+pub(super) fn short(text: &str) -> ShortString {
+    let mut end = text.len().min(SHORT_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    ShortString::try_new(&text[..end]).unwrap_or_default()
+}
+
+fn value_of(value: &[u8]) -> AMQPValue {
+    match std::str::from_utf8(value) {
+        Ok(text) => AMQPValue::LongString(text.into()),
+        Err(_) => AMQPValue::ByteArray(value.to_vec().into()),
+    }
+}
+
+/// A header of another program as bytes: texts and byte arrays as they are, the rest as text.
+fn bytes_of(value: &AMQPValue) -> Vec<u8> {
+    match value {
+        AMQPValue::LongString(text) => text.as_bytes().to_vec(),
+        AMQPValue::ShortString(text) => text.as_str().as_bytes().to_vec(),
+        AMQPValue::ByteArray(bytes) => bytes.as_slice().to_vec(),
+        AMQPValue::Boolean(value) => value.to_string().into_bytes(),
+        AMQPValue::Float(value) => value.to_string().into_bytes(),
+        AMQPValue::Double(value) => value.to_string().into_bytes(),
+        AMQPValue::Void => Vec::new(),
+        other => match integer(other) {
+            Some(value) => value.to_string().into_bytes(),
+            None => format!("{other:?}").into_bytes(),
+        },
+    }
+}
+
+fn number(table: &FieldTable, name: &str) -> Option<i64> {
+    integer(table.inner().get(name)?)
+}
+
+fn integer(value: &AMQPValue) -> Option<i64> {
+    match *value {
+        AMQPValue::ShortShortInt(value) => Some(value.into()),
+        AMQPValue::ShortShortUInt(value) => Some(value.into()),
+        AMQPValue::ShortInt(value) => Some(value.into()),
+        AMQPValue::ShortUInt(value) => Some(value.into()),
+        AMQPValue::LongInt(value) => Some(value.into()),
+        AMQPValue::LongUInt(value) => Some(value.into()),
+        AMQPValue::LongLongInt(value) => Some(value),
+        AMQPValue::Timestamp(value) => i64::try_from(value).ok(),
+        _ => None,
+    }
+}

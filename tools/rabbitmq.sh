@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# A RabbitMQ server of the tests' own, from the distribution's package, beside any other one.
+#
+#   tools/rabbitmq.sh start | stop | kill | pause | resume | ctl ARGUMENTS… | url | installed
+#
+#   HMQ_RABBITMQ_DIR    where it keeps everything (default target/infra/rabbitmq)
+#   HMQ_RABBITMQ_PORT   its port, on 127.0.0.1 only (default 5679); 20000 more for its own protocol
+set -eu
+cd "$(dirname "$0")/.."
+dir=${HMQ_RABBITMQ_DIR:-$PWD/target/infra/rabbitmq}
+port=${HMQ_RABBITMQ_PORT:-5679}
+bin=/usr/lib/rabbitmq/bin
+
+export HOME=$dir
+export RABBITMQ_NODENAME="hmq$port@localhost" RABBITMQ_NODE_PORT=$port RABBITMQ_NODE_IP_ADDRESS=127.0.0.1
+export RABBITMQ_DIST_PORT=$((port + 20000)) ERL_EPMD_PORT=$((port + 10000)) ERL_EPMD_ADDRESS=127.0.0.1
+export RABBITMQ_MNESIA_BASE=$dir/data RABBITMQ_LOG_BASE=$dir/log RABBITMQ_PID_FILE=$dir/pid
+export RABBITMQ_CONFIG_FILE=$dir/rabbitmq RABBITMQ_CONF_ENV_FILE=$dir/none RABBITMQ_ENABLED_PLUGINS_FILE=$dir/plugins
+export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}"
+
+case ${1:-} in
+installed)
+    [ -x $bin/rabbitmq-server ]
+    ;;
+start)
+    [ -x $bin/rabbitmq-server ] || { echo "tools/rabbitmq.sh: no RabbitMQ here; Debian: apt-get install rabbitmq-server" >&2; exit 1; }
+    mkdir -p "$dir/data" "$dir/log"
+    if ! $bin/rabbitmqctl -q status >/dev/null 2>&1; then
+        # Disk alarms of a small machine are not what the tests are about.
+        printf 'disk_free_limit.absolute = 1MB\nlog.console = false\n' >"$dir/rabbitmq.conf"
+        echo '[].' >"$dir/plugins"
+        setsid $bin/rabbitmq-server >"$dir/log/console" 2>&1 </dev/null &
+        $bin/rabbitmqctl -q wait --timeout 60 --pid $! >/dev/null || { tail -20 "$dir/log/console" >&2; exit 1; }
+        $bin/rabbitmqctl -q await_startup --timeout 60
+    fi
+    # Delays move messages safely between quorum queues, which 3.10 has as an option.
+    $bin/rabbitmqctl -q enable_feature_flag all >/dev/null 2>&1 || true
+    echo "rabbitmq on port $port: $($bin/rabbitmqctl -q version 2>/dev/null | tail -1)"
+    ;;
+stop)
+    $bin/rabbitmqctl -q stop >/dev/null 2>&1 || true
+    ;;
+kill | pause | resume)
+    case $1 in kill) signal=KILL ;; pause) signal=STOP ;; resume) signal=CONT ;; esac
+    pkill -"$signal" -f "beam.smp.*hmq$port@localhost"
+    ;;
+ctl)
+    shift
+    exec $bin/rabbitmqctl -q "$@"
+    ;;
+url)
+    echo "amqp://guest:guest@127.0.0.1:$port"
+    ;;
+*)
+    sed -n '2,9p' "$0"
+    exit 2
+    ;;
+esac
