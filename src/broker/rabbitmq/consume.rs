@@ -32,7 +32,7 @@ use super::error::{error, of};
 use super::publish::{Done, Job};
 use super::topology::Topology;
 use super::wire::{self, short, Incoming};
-use super::Shared;
+use super::{Shared, CLOSE_MAX};
 use crate::broker::{Delivery, Flow, Sink, Source, Start, SubscribeSpec, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::message::{HeaderBlock, Message, Record, Stamp, TopicKind};
@@ -170,10 +170,15 @@ impl Subscriber {
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.take_due(),
             }
-            let failed = self.flush(&channel).await;
-            if self.state.lock().closed {
+            // Together: what was settled before the close is told before the channel goes.
+            let (frames, closed) = {
+                let mut state = self.state.lock();
+                (state.acks.frames(), state.closed)
+            };
+            let failed = tell(&channel, frames).await;
+            if closed {
                 // What is still out goes back to the queue with the channel.
-                let _ = channel.close(200, "OK".into()).await;
+                let _ = tokio::time::timeout(CLOSE_MAX, channel.close(200, "OK".into())).await;
                 self.end_channel();
                 return;
             }
@@ -183,7 +188,7 @@ impl Subscriber {
         };
         self.end_channel();
         drop(consumer);
-        let _ = channel.close(200, "OK".into()).await;
+        let _ = tokio::time::timeout(CLOSE_MAX, channel.close(200, "OK".into())).await;
         self.again(&connection, cause).await;
     }
 
@@ -324,20 +329,6 @@ impl Subscriber {
         }
     }
 
-    /// Tells the server what was decided; answers why it could not be told.
-    async fn flush(&self, channel: &Channel) -> Option<lapin::Error> {
-        let frames = self.state.lock().acks.frames();
-        let sent = frames.into_iter().map(|frame| async move {
-            match frame {
-                Frame::Ack { tag, multiple } => channel.basic_ack(tag, BasicAckOptions { multiple }).await,
-                Frame::Requeue(tag) => {
-                    channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await
-                }
-            }
-        });
-        join_all(sent).await.into_iter().find_map(std::result::Result::err)
-    }
-
     /// The channel is gone, and with it every lease.
     fn end_channel(&self) {
         let mut tags: Vec<u64> = {
@@ -360,6 +351,17 @@ impl Subscriber {
         self.state.lock().closed = true;
         self.changed.notify_one();
     }
+}
+
+/// Tells the server what was decided; answers why it could not be told.
+async fn tell(channel: &Channel, frames: Vec<Frame>) -> Option<lapin::Error> {
+    let sent = frames.into_iter().map(|frame| async move {
+        match frame {
+            Frame::Ack { tag, multiple } => channel.basic_ack(tag, BasicAckOptions { multiple }).await,
+            Frame::Requeue(tag) => channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await,
+        }
+    });
+    join_all(sent).await.into_iter().find_map(std::result::Result::err)
 }
 
 impl State {

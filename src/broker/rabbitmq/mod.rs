@@ -90,6 +90,9 @@ struct Shared {
     closed: AtomicBool,
 }
 
+/// Longest wait for the server's answer to the close of a connection.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
 struct Link {
     epoch: Epoch,
     /// Those who listen to the connections.
@@ -218,7 +221,7 @@ impl Shared {
                 self.keep(publisher);
                 for connection in [publishing, consuming] {
                     self.keep(tokio::spawn(async move {
-                        let _ = connect::close(&connection, Duration::from_secs(1)).await;
+                        connect::close(&connection, CLOSE_MAX).await;
                     }));
                 }
                 BackendEvent::Lost(cause)
@@ -265,22 +268,22 @@ impl Shared {
             return Ok(CloseReport::default());
         };
         watching.iter().for_each(JoinHandle::abort);
-        // Its last jobs are on their way; then it ends.
-        drop(jobs);
-        let stop = publisher.abort_handle();
-        let in_time = tokio::time::timeout_at(until, publisher).await.is_ok();
-        stop.abort();
-        let left = until.saturating_duration_since(tokio::time::Instant::now());
-        let closed = tokio::join!(connect::close(&publishing, left), connect::close(&consuming, left));
+        // Subscriptions tell what was settled, then publishes get their confirms, then the sockets go.
         for task in tasks {
             let stop = task.abort_handle();
             let _ = tokio::time::timeout_at(until, task).await;
             stop.abort();
         }
+        drop(jobs);
+        let stop = publisher.abort_handle();
+        let in_time = tokio::time::timeout_at(until, publisher).await.is_ok();
+        stop.abort();
+        let left = until.saturating_duration_since(tokio::time::Instant::now()).min(CLOSE_MAX);
+        tokio::join!(connect::close(&publishing, left), connect::close(&consuming, left));
         if !in_time {
             return Err(failure(Kind::Timeout, "publishes were still waiting for the server's confirm"));
         }
-        closed.0.and(closed.1).map(|()| CloseReport::default())
+        Ok(CloseReport::default())
     }
 
     async fn described(self: Arc<Self>, pattern: Pattern) -> Result<Vec<Description>> {
