@@ -40,6 +40,15 @@ static THREAD_ENDED: Condvar = Condvar::new();
 static TOKIO: Mutex<Option<tokio::runtime::Runtime>> = Mutex::new(None);
 static PANICS: OnceCell<fn(&str, &str)> = OnceCell::new();
 
+thread_local! {
+    static IS_IO: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether this thread serves sockets, so that no function of the program may run on it.
+pub fn is_io_thread() -> bool {
+    IS_IO.try_with(std::cell::Cell::get).unwrap_or_default()
+}
+
 /// Sets the hooks for threads started from now on; fails once a thread of the library runs.
 pub fn set_thread_hooks(hooks: ThreadHooks) -> Result<()> {
     let mut threads = THREADS.lock();
@@ -168,7 +177,12 @@ pub fn handle() -> Result<tokio::runtime::Handle> {
         return Ok(runtime.handle().clone());
     }
     let built = with_signals_blocked(|| {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("hmq-io").enable_all().build()
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("hmq-io")
+            .on_thread_start(|| IS_IO.set(true))
+            .enable_all()
+            .build()
     });
     let runtime = built.map_err(|refused| {
         Error::new(Kind::Resources, format!("the system refused to start the runtime: {refused}"))

@@ -42,7 +42,7 @@ stop)
     ;;
 kill | pause | resume)
     case $1 in kill) signal=KILL ;; pause) signal=STOP ;; resume) signal=CONT ;; esac
-    pkill -"$signal" -f "beam.smp.*hmq$port@localhost"
+    kill -"$signal" "$(cat "$dir/pid")"
     ;;
 ctl)
     shift

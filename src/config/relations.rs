@@ -70,7 +70,7 @@ pub(super) fn unsupported(config: &Config) -> Option<Error> {
     let missing = |path: &str, what: &str| {
         Some(Error::new(Kind::Unsupported, format!("config: `{path}`: this build has no {what} yet")).at(path, 0, 0))
     };
-    if config.rabbitmq.is_some() {
+    if config.rabbitmq.is_some() && !cfg!(feature = "rabbitmq") {
         return missing("rabbitmq", "RabbitMQ backend");
     }
     if config.kafka.is_some() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 
+use super::driver::Driver;
 use super::{new_id_prefix, Shared, Timeout};
 use crate::broker::checked::{Checked, Enforced};
 use crate::broker::custom::{Custom, CustomOps, CustomSink};
@@ -15,6 +16,7 @@ use crate::clock::{Clock, Moment};
 use crate::config::options::BrokerOptions;
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
+use crate::runtime::Pending;
 use crate::sync::Mutex;
 
 /// What a broker does in a hub.
@@ -72,6 +74,8 @@ pub struct Backend {
     /// The gate that publishers read: a [`BackendState`].
     gate: AtomicU32,
     detail: Mutex<Detail>,
+    /// Servers have one; others are connected once.
+    driver: Option<Arc<Driver>>,
 }
 
 /// What health tells beside the gate.
@@ -122,13 +126,23 @@ impl Backend {
             attempts: 0,
             last_error: None,
         };
+        let broker_kind = broker.kind();
         Arc::new(Self {
-            kind: broker.kind(),
+            kind: broker_kind,
             broker: Checked::over(broker, Enforced::Records { payload_bytes_max }),
             id_prefix,
             gate: AtomicU32::new(BackendState::Init as u32),
             detail: Mutex::new(detail),
+            driver: match broker_kind {
+                BackendKind::RabbitMq | BackendKind::Kafka => Some(Arc::default()),
+                BackendKind::Embedded | BackendKind::Custom => None,
+            },
         })
+    }
+
+    /// What keeps its connection, if it is a server.
+    pub(super) fn driver(&self) -> Option<&Arc<Driver>> {
+        self.driver.as_ref()
     }
 
     /// The state that counts for publishers.
@@ -162,19 +176,30 @@ impl Backend {
 
     /// One attempt to connect.
     pub fn connect(&self, clock: &Clock, timeout: Duration) -> Result<Option<StateChange>> {
+        let (_, pending) = self.attempt(clock, timeout);
+        let answer = crate::runtime::wait(pending, Some(timeout));
+        let change = self.concluded(clock, &answer);
+        answer.map(|()| change)
+    }
+
+    /// Begins an attempt to connect, in an epoch of its own.
+    pub(super) fn attempt(&self, clock: &Clock, timeout: Duration) -> (Epoch, Pending<()>) {
         let epoch = {
             let mut detail = self.detail.lock();
             detail.attempts += 1;
             detail.epoch = Epoch(detail.epoch.0 + 1);
             detail.epoch
         };
-        let pending = self.broker.connect(epoch, clock.now().plus(timeout));
-        let answer = crate::runtime::wait(pending, Some(timeout));
-        let change = match &answer {
+        (epoch, self.broker.connect(epoch, clock.now().plus(timeout)))
+    }
+
+    /// Takes over how an attempt ended.
+    pub(super) fn concluded(&self, clock: &Clock, answer: &Result<()>) -> Option<StateChange> {
+        match answer {
             Ok(()) => self.set(clock, BackendState::Up, None),
+            Err(error) if error.kind() == Kind::Refused => self.set(clock, BackendState::Refused, Some(error.clone())),
             Err(error) => self.set(clock, BackendState::Down, Some(error.clone())),
-        };
-        answer.map(|()| change)
+        }
     }
 
     /// Takes over what the backend says of itself.
@@ -348,8 +373,12 @@ impl Relay {
 impl BackendSink for Relay {
     fn event(&self, event: BackendEvent) {
         if let Some((hub, backend)) = self.ends() {
+            let lost = matches!(event, BackendEvent::Lost(_));
             let change = backend.on_event(&hub.context.clock, event);
             hub.tell(change);
+            if let Some(driver) = backend.driver().filter(|_| lost) {
+                driver.wake();
+            }
         }
     }
 

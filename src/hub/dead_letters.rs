@@ -5,6 +5,7 @@
 //! While this runs, other consumers of the same dead-letter topic may hold some of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::{json, Value};
@@ -17,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::{PREFETCH_MAX, TOPICS_MAX};
 use crate::message::{HeaderBlock, Message, Record, TopicKind};
 use crate::pattern::{Pattern, DEAD_LETTER_SUFFIX};
-use crate::sync::{Deadline, Mutex};
+use crate::sync::{Bell, Deadline, Mutex};
 
 impl Hub {
     /// Carries out a query; answers the dead letters it met.
@@ -29,11 +30,11 @@ impl Hub {
         let mut failed = Vec::new();
         let mut more = false;
         let pattern = Pattern::parse(query.topic.as_deref().unwrap_or("#"))?;
-        for topic in hub.dead_letter_topics(timeout)? {
+        for (topic, waiting) in hub.dead_letter_topics(timeout)? {
             if more {
                 break;
             }
-            let mut browse = Browse::open(hub, &topic, timeout)?;
+            let mut browse = Browse::open(hub, &topic, waiting, timeout)?;
             while let Some(delivery) = browse.next() {
                 if !wanted(query, &pattern, &delivery.message) {
                     continue;
@@ -42,7 +43,7 @@ impl Hub {
                     more = true;
                     break;
                 }
-                if deadline.has_passed() && timeout != Some(std::time::Duration::ZERO) {
+                if deadline.has_passed() && timeout != Some(Duration::ZERO) {
                     return Err(Error::new(Kind::Timeout, format!("{} dead letters were handled in time", out.len())));
                 }
                 out.push(to_json(&delivery.message));
@@ -66,17 +67,19 @@ impl Hub {
 }
 
 impl Shared {
-    /// Every topic that holds dead letters: those with the suffix, and those that subscriptions
-    /// named.
-    fn dead_letter_topics(&self, timeout: Timeout) -> Result<Vec<String>> {
+    /// Every topic that holds dead letters, by the suffix or as a subscription named it, and how many
+    /// there are to wait for: a server's messages come some time after they are asked for.
+    fn dead_letter_topics(&self, timeout: Timeout) -> Result<Vec<(String, u64)>> {
         let mut names = Vec::new();
         for backend in self.backends() {
             let Some(admin) = backend.broker.admin() else { continue };
             let until = super::backends::deadline(&self.context.clock, timeout);
             let all = crate::runtime::wait(admin.describe("#", until), timeout)?;
-            names.extend(all.into_iter().filter(|topic| topic.kind == TopicKind::Task.name()).map(|topic| topic.name));
+            let is_server = backend.driver().is_some();
+            let tasks = all.into_iter().filter(|topic| topic.kind == TopicKind::Task.name());
+            names.extend(tasks.map(|topic| (topic.name, if is_server { topic.messages } else { 0 })));
         }
-        names.retain(|name| self.keeps_dead_letters(name));
+        names.retain(|(name, _)| self.keeps_dead_letters(name));
         Ok(names)
     }
 
@@ -97,43 +100,64 @@ impl Shared {
     }
 }
 
+/// Longest wait for a message that its server says it has.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Looked at in one query, at most.
+const BROWSED_MAX: usize = PREFETCH_MAX;
+
 /// Reads a task topic without taking anything away; what is not done goes back on drop, in order.
 struct Browse {
     source: Arc<dyn Source>,
+    bell: Arc<Bell>,
+    /// So many are still to come.
+    waiting: u64,
     buffer: Vec<Delivery>,
     seen: Vec<u64>,
 }
 
-struct Quiet;
+impl Sink for Bell {
+    fn ready(&self) {
+        self.ring();
+    }
 
-impl Sink for Quiet {
-    fn ready(&self) {}
-    fn revoked(&self, _tags: &[u64]) {}
+    fn revoked(&self, _tags: &[u64]) {
+        self.ring();
+    }
 }
 
 impl Browse {
-    fn open(hub: &Arc<Shared>, topic: &str, timeout: Timeout) -> Result<Self> {
+    fn open(hub: &Arc<Shared>, topic: &str, waiting: u64, timeout: Timeout) -> Result<Self> {
         let spec = SubscribeSpec {
             pattern: topic.to_owned(),
             kind: TopicKind::Task,
             group: Group::Named(hub.config.group_id.clone()),
             start: Start::Earliest,
             stop: Stop::Never,
-            prefetch: PREFETCH_MAX,
+            prefetch: BROWSED_MAX,
             ordered: Ordered::No,
             lease: None,
             read_only: false,
         };
-        let source = hub.open_source(&spec, Arc::new(Quiet), timeout)?;
-        Ok(Self { source, buffer: Vec::new(), seen: Vec::new() })
+        let bell = Arc::new(Bell::new());
+        let source = hub.open_source(&spec, Arc::<Bell>::clone(&bell), timeout)?;
+        Ok(Self { source, bell, waiting, buffer: Vec::new(), seen: Vec::new() })
     }
 
     fn next(&mut self) -> Option<Delivery> {
         if self.buffer.is_empty() {
-            while self.source.fetch(64, &mut self.buffer) == Flow::More && self.buffer.is_empty() {}
+            let patience = Deadline::after(Some(PATIENCE));
+            loop {
+                let heard = self.bell.heard();
+                while self.source.fetch(64, &mut self.buffer) == Flow::More && self.buffer.is_empty() {}
+                if !self.buffer.is_empty() || self.waiting == 0 || patience.has_passed() {
+                    break;
+                }
+                self.bell.wait(heard, patience);
+            }
             self.buffer.reverse();
         }
         let delivery = self.buffer.pop()?;
+        self.waiting = self.waiting.saturating_sub(1);
         self.seen.push(delivery.tag);
         Some(delivery)
     }

@@ -95,10 +95,17 @@ pub struct InboxShared {
     spin: Duration,
     pub(super) wants: super::Wants,
     state: Mutex<State>,
-    on_ready: OnceCell<OnReady>,
+    on_ready: OnceCell<Arc<OnReady>>,
 }
 
 struct OnReady(Box<dyn Fn() + Send + Sync>);
+
+impl OnReady {
+    fn call(&self, hub: u64) {
+        // On a thread that may be closing this hub.
+        as_callback(Caller::Hub(hub), || crate::runtime::contained("on_ready", || (self.0)()));
+    }
+}
 
 impl std::fmt::Debug for OnReady {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -196,7 +203,7 @@ impl Inbox {
     /// Calls `ready` once each time the inbox stops being empty, from the thread that filled it and
     /// with no lock held. Set once.
     pub fn on_ready(&self, ready: Box<dyn Fn() + Send + Sync>) -> Result<()> {
-        let set = self.0.on_ready.set(OnReady(ready));
+        let set = self.0.on_ready.set(Arc::new(OnReady(ready)));
         set.map_err(|_| Error::new(Kind::State, "this inbox has an on_ready function already"))?;
         if !self.0.state.lock().is_empty() {
             self.0.call_on_ready();
@@ -364,9 +371,16 @@ impl InboxShared {
     }
 
     fn call_on_ready(&self) {
-        if let Some(on_ready) = self.on_ready.get() {
-            // On a thread that may be closing this hub.
-            as_callback(Caller::Hub(self.hub_id), || crate::runtime::contained("on_ready", || (on_ready.0)()));
+        let Some(on_ready) = self.on_ready.get() else { return };
+        if !crate::runtime::is_io_thread() {
+            return on_ready.call(self.hub_id);
+        }
+        // A function that takes its time would stop the sockets: it runs where completions do.
+        let (own, id) = (Arc::clone(on_ready), self.hub_id);
+        let Some(hub) = self.hub.upgrade() else { return };
+        match hub.completions.reserve() {
+            Ok(()) => hub.completions.push(id, Box::new(move || own.call(id))),
+            Err(_) => on_ready.call(id),
         }
     }
 

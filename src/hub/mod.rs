@@ -35,6 +35,8 @@ use crate::sync::{Bell, Condvar, Deadline, Mutex, RwLock};
 
 pub mod backends;
 pub mod dead_letters;
+mod driver;
+mod failover;
 mod feed;
 pub mod health;
 pub mod inbox;
@@ -185,6 +187,7 @@ impl Hub {
             hub.0.context.clock.start()?;
             let change = hub.0.roles.lock().fallback.connect(&hub.0.context.clock, limit)?;
             hub.0.tell(change);
+            hub.0.connect_servers(Deadline::after(Some(limit)))?;
         }
         for warning in &hub.0.config.warnings {
             hub.0.log_warn("config", warning);
@@ -341,6 +344,7 @@ impl Shared {
             config,
         });
         relay.connect(&shared, &fallback);
+        shared.make_servers();
         Ok(shared)
     }
 
@@ -488,6 +492,9 @@ impl Shared {
         let callback = self.notices.callback.lock().take();
         drop(callback);
         let mut lost = 0;
+        for driver in self.backends().iter().filter_map(|backend| backend.driver()) {
+            driver.wake();
+        }
         for backend in self.backends() {
             let until = backends::deadline(&self.context.clock, deadline.left());
             match crate::runtime::wait(backend.broker.close(until), deadline.left()) {

@@ -25,7 +25,6 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, Bas
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::acks::{Acks, Frame, ServerTag};
 use super::error::{error, of};
@@ -34,6 +33,7 @@ use super::topology::Topology;
 use super::wire::{self, short, Incoming};
 use super::{Shared, CLOSE_MAX};
 use crate::broker::{Delivery, Flow, Sink, Source, Start, SubscribeSpec, Verdict};
+use crate::clock::{Clock, Moment};
 use crate::error::{Error, Kind, Result};
 use crate::message::{HeaderBlock, Message, Record, Stamp, TopicKind};
 use crate::pattern::DEAD_LETTER_SUFFIX;
@@ -44,6 +44,8 @@ use crate::sync::Mutex;
 const AT_ONCE: usize = 256;
 /// Delays below this are held here; the server's are whole seconds.
 const HELD_HERE: Duration = Duration::from_secs(1);
+/// Longest wait for a channel with its consumer: a quorum queue without a leader does not answer.
+const OPEN_MAX: Duration = Duration::from_secs(5);
 /// Wait before a channel is opened again, or a message that could not be moved is looked at again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -52,6 +54,7 @@ pub(super) struct Subscriber {
     pub spec: SubscribeSpec,
     sink: Arc<dyn Sink>,
     shared: Weak<Shared>,
+    clock: Clock,
     own: Weak<Subscriber>,
     /// There is something to tell the server, or the subscription is closed.
     changed: Notify,
@@ -65,7 +68,7 @@ struct State {
     channel: u32,
     waiting: VecDeque<Held>,
     out: HashMap<u64, Held>,
-    later: BTreeMap<(Instant, u64), Held>,
+    later: BTreeMap<(Moment, u64), Held>,
     moving: HashMap<u64, Held>,
     acks: Acks,
     /// Names given so far, for deliveries and for the order of `later`.
@@ -75,6 +78,8 @@ struct State {
     idle: bool,
     runs: bool,
     closed: bool,
+    /// Its queue was deleted here: the channel is opened again.
+    reopens: bool,
     lost: Option<Error>,
 }
 
@@ -94,6 +99,7 @@ impl Subscriber {
             spec: spec.clone(),
             sink,
             shared: Arc::downgrade(shared),
+            clock: shared.context.clock.clone(),
             own: own.clone(),
             changed: Notify::new(),
             state: Mutex::default(),
@@ -119,10 +125,11 @@ impl Subscriber {
                 return Ok(());
             }
         }
-        match self.open(&connection).await {
+        let late = || Err(error(Kind::Timeout, "the server did not open the consumer in time"));
+        match tokio::time::timeout(OPEN_MAX, self.open(&connection)).await.unwrap_or_else(|_| late()) {
             Ok((channel, consumer)) => {
-                let (own, connection) = (Arc::clone(&self), Arc::clone(&connection));
-                let task = tokio::spawn(async move { own.run(channel, consumer, connection).await });
+                let own = Arc::clone(&self);
+                let task = tokio::spawn(async move { own.run(channel, consumer).await });
                 if let Some(shared) = self.shared.upgrade() {
                     shared.keep(task);
                 }
@@ -158,7 +165,7 @@ impl Subscriber {
         Ok((channel, consumer))
     }
 
-    async fn run(self: Arc<Self>, channel: Channel, mut consumer: Consumer, connection: Arc<Connection>) {
+    async fn run(self: Arc<Self>, channel: Channel, mut consumer: Consumer) {
         let cause = loop {
             let due = self.next_due();
             tokio::select! {
@@ -168,7 +175,7 @@ impl Subscriber {
                     None => break error(Kind::BackendDown, "the server cancelled the consumer: its queue is gone"),
                 },
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.take_due(),
+                () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => self.take_due(),
             }
             // Together: what was settled before the close is told before the channel goes.
             let (frames, closed) = {
@@ -185,28 +192,39 @@ impl Subscriber {
             if let Some(failed) = failed {
                 break of("the channel ended", &failed);
             }
+            if std::mem::take(&mut self.state.lock().reopens) {
+                break error(Kind::NotFound, "its queue was deleted");
+            }
         };
         self.end_channel();
         drop(consumer);
         let _ = tokio::time::timeout(CLOSE_MAX, channel.close(200, "OK".into())).await;
-        self.again(&connection, cause).await;
+        tracing::debug!("a channel of {} ended: {cause}", self.spec.pattern);
+        // Not at once: whatever ended it may still be going on.
+        tokio::time::sleep(AGAIN).await;
+        let _ = self.revive().await;
     }
 
-    /// Opens another channel while the connection stands; else waits to be restored.
-    async fn again(self: &Arc<Self>, connection: &Arc<Connection>, cause: Error) {
-        let mut cause = cause;
-        while connection.status().connected() && self.wants_channel() {
-            tracing::debug!("a subscription to {} opens another channel: {cause}", self.spec.pattern);
-            tokio::time::sleep(AGAIN).await;
-            match self.start(connection).await {
-                Ok(()) => return,
-                Err(refused) if matches!(refused.kind(), Kind::Refused | Kind::Conflict | Kind::NotFound) => {
-                    self.state.lock().lost = Some(refused);
-                    return self.sink.ready();
+    /// Opens another channel, as often as it takes, while there is a connection; without one it waits
+    /// to be revived by [`Shared::restore`].
+    pub fn revive(self: Arc<Self>) -> Pending<()> {
+        Box::pin(async move {
+            while self.wants_channel() {
+                let Some(connection) = self.shared.upgrade().and_then(|shared| shared.consuming().ok()) else { break };
+                match self.start(&connection).await {
+                    Ok(()) => break,
+                    Err(refused) if matches!(refused.kind(), Kind::Refused | Kind::Conflict | Kind::NotFound) => {
+                        self.state.lock().lost = Some(refused);
+                        self.sink.ready();
+                    }
+                    Err(failed) => {
+                        tracing::debug!("the subscription to {} is opened again: {failed}", self.spec.pattern);
+                        tokio::time::sleep(AGAIN).await;
+                    }
                 }
-                Err(failed) => cause = failed,
             }
-        }
+            Ok(())
+        })
     }
 
     fn bring_in(&self, first: lapin::message::Delivery, consumer: &mut Consumer) {
@@ -234,7 +252,8 @@ impl Subscriber {
         };
         let stamp = Stamp { seq: shared.next_seq(), now_us: shared.context.clock.wall_us() };
         let record = incoming.record();
-        let message = Message::alone(&shared.pool, &Arc::from(topic), shared.context.id_prefix, &record, stamp);
+        // Not the prefix of what is published here: a message without an id must not get one of those.
+        let message = Message::alone(&shared.pool, &Arc::from(topic), !shared.context.id_prefix, &record, stamp);
         let mut state = self.state.lock();
         state.acks.out(server_tag);
         let Some(message) = message else {
@@ -289,7 +308,7 @@ impl Subscriber {
         let sent = shared.jobs().is_ok_and(|jobs| jobs.send(job).is_ok());
         if !sent {
             if let Some(held) = state.moving.remove(&name) {
-                state.put_later(held, AGAIN);
+                state.put_later(held, self.clock.now().plus(AGAIN));
             }
         }
     }
@@ -301,20 +320,22 @@ impl Subscriber {
         if confirmed {
             state.acks.ack(held.server_tag);
         } else {
-            state.put_later(held, AGAIN);
+            state.put_later(held, self.clock.now().plus(AGAIN));
         }
         drop(state);
         self.changed.notify_one();
     }
 
-    fn next_due(&self) -> Option<Instant> {
-        self.state.lock().later.first_key_value().map(|((due, _), _)| *due)
+    /// How long until the first of those held back is due.
+    fn next_due(&self) -> Option<Duration> {
+        let due = self.state.lock().later.first_key_value().map(|((due, _), _)| *due)?;
+        Some(due.since(self.clock.now()))
     }
 
     fn take_due(&self) {
         let rings = {
             let mut state = self.state.lock();
-            let now = Instant::now();
+            let now = self.clock.now();
             let mut came = false;
             while state.later.first_key_value().is_some_and(|((due, _), _)| *due <= now) {
                 if let Some((_, held)) = state.later.pop_first() {
@@ -347,6 +368,13 @@ impl Subscriber {
         }
     }
 
+    /// Its queue was deleted here. The server tells consumers of that, but not one whose queue is made
+    /// again at once (3.10).
+    pub fn reopen(&self) {
+        self.state.lock().reopens = true;
+        self.changed.notify_one();
+    }
+
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_one();
@@ -365,10 +393,9 @@ async fn tell(channel: &Channel, frames: Vec<Frame>) -> Option<lapin::Error> {
 }
 
 impl State {
-    fn put_later(&mut self, held: Held, after: Duration) {
+    fn put_later(&mut self, held: Held, due: Moment) {
         self.names += 1;
-        let due = (Instant::now() + after, self.names);
-        self.later.insert(due, held);
+        self.later.insert((due, self.names), held);
     }
 }
 
@@ -435,7 +462,7 @@ impl Source for RabbitSource {
                             state.waiting.push_back(held);
                             came = true;
                         } else {
-                            state.put_later(held, delay);
+                            state.put_later(held, own.clock.now().plus(delay));
                         }
                     }
                 }

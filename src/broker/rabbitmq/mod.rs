@@ -43,7 +43,7 @@ use crate::limits::NAME_BYTES_MAX;
 use crate::message::{Pool, TopicKind};
 use crate::pattern::Pattern;
 use crate::runtime::{ready, Pending};
-use crate::sync::Mutex;
+use crate::sync::{Deadline, Mutex};
 
 mod acks;
 mod confirms;
@@ -202,9 +202,21 @@ impl Shared {
             watchers.push(watching);
         }
         let link = Link { epoch, watching: watchers, jobs, publisher, publishing, consuming };
-        let before = self.link.lock().replace(link);
+        let before = {
+            let mut present = self.link.lock();
+            if self.closed.load(Ordering::Acquire) {
+                Some(link)
+            } else {
+                present.replace(link)
+            }
+        };
         if let Some(before) = before {
+            before.watching.iter().for_each(JoinHandle::abort);
             self.keep(before.publisher);
+            tokio::join!(connect::close(&before.publishing, CLOSE_MAX), connect::close(&before.consuming, CLOSE_MAX));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(failure(Kind::Closed, "the backend was closed while it connected"));
         }
         Ok(())
     }
@@ -245,16 +257,16 @@ impl Shared {
         self.subscribers.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// Each on a task of its own: a queue whose server has just started may take its time.
     async fn restore(self: Arc<Self>) -> Result<()> {
-        let connection = self.consuming()?;
         for subscriber in self.live_subscribers().into_iter().filter(|subscriber| subscriber.wants_channel()) {
-            subscriber.start(&connection).await?;
+            self.keep(tokio::spawn(async move { drop(subscriber.revive().await) }));
         }
         Ok(())
     }
 
     async fn close(self: Arc<Self>, timeout: Duration) -> Result<CloseReport> {
-        let until = tokio::time::Instant::now() + timeout;
+        let until = Deadline::after(Some(timeout));
         for subscriber in self.live_subscribers() {
             subscriber.close();
         }
@@ -271,14 +283,14 @@ impl Shared {
         // Subscriptions tell what was settled, then publishes get their confirms, then the sockets go.
         for task in tasks {
             let stop = task.abort_handle();
-            let _ = tokio::time::timeout_at(until, task).await;
+            let _ = tokio::time::timeout(until.left().unwrap_or_default(), task).await;
             stop.abort();
         }
         drop(jobs);
         let stop = publisher.abort_handle();
-        let in_time = tokio::time::timeout_at(until, publisher).await.is_ok();
+        let in_time = tokio::time::timeout(until.left().unwrap_or_default(), publisher).await.is_ok();
         stop.abort();
-        let left = until.saturating_duration_since(tokio::time::Instant::now()).min(CLOSE_MAX);
+        let left = until.left().unwrap_or_default().min(CLOSE_MAX);
         tokio::join!(connect::close(&publishing, left), connect::close(&consuming, left));
         if !in_time {
             return Err(failure(Kind::Timeout, "publishes were still waiting for the server's confirm"));
@@ -445,6 +457,8 @@ impl Admin for RabbitMq {
             Topology { connection: &connection, queue_type: QueueType::Quorum }.delete(&topic).await?;
             shared.known.lock().remove(&topic);
             shared.deleted.fetch_add(1, Ordering::AcqRel);
+            let all = shared.live_subscribers();
+            all.iter().filter(|own| own.spec.pattern == topic).for_each(|own| own.reopen());
             Ok(())
         })
     }

@@ -24,7 +24,6 @@ use futures_util::StreamExt;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::Instant;
 
 use super::confirms::{Confirm, Confirms, Ending, Serial};
 use super::consume::Subscriber;
@@ -33,12 +32,15 @@ use super::topology::{delayed, level_of, Topology, EVENTS};
 use super::wire::{self, Outgoing};
 use super::Shared;
 use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
+use crate::clock::{Clock, Moment};
 use crate::config::QueueType;
 use crate::error::{Error, Kind};
 use crate::message::{MessageId, TopicKind};
 
 /// Rounds of jobs taken before confirms are looked at again.
 const JOBS_AT_ONCE: usize = 64;
+/// A queue that was deleted is not made again for so long.
+const GONE_FOR: Duration = Duration::from_secs(1);
 
 /// One message on its way to the server.
 #[derive(Debug)]
@@ -139,7 +141,7 @@ async fn send(
 /// A job whose publish is on its way.
 struct Open {
     done: Done,
-    since: Instant,
+    since: Moment,
     topic: Arc<str>,
 }
 
@@ -154,11 +156,14 @@ enum Ready {
 /// The publishing end of one connection.
 pub(super) struct Publisher {
     shared: Weak<Shared>,
+    clock: Clock,
     connection: Arc<Connection>,
     queue_type: QueueType,
     confirm_timeout: Duration,
     channel: Option<Channel>,
     ready: HashSet<Ready>,
+    /// Deleted by others a moment ago, and when they may be made again.
+    gone: HashMap<Arc<str>, Moment>,
     deleted_seen: u64,
     confirms: Confirms,
     open: HashMap<Serial, Open>,
@@ -186,11 +191,13 @@ impl Publisher {
     ) -> Self {
         Self {
             shared: Arc::downgrade(shared),
+            clock: shared.context.clock.clone(),
             connection,
             queue_type,
             confirm_timeout,
             channel: None,
             ready: HashSet::new(),
+            gone: HashMap::new(),
             deleted_seen: 0,
             confirms: Confirms::default(),
             open: HashMap::new(),
@@ -209,7 +216,7 @@ impl Publisher {
         let mut batch = Vec::new();
         let mut ended = false;
         loop {
-            let late = tokio::time::sleep_until(self.next_late());
+            let late = tokio::time::sleep(self.next_late());
             tokio::pin!(late);
             let step = poll_fn(|context| {
                 drain(&mut flying, &flag, &mut answers);
@@ -264,7 +271,7 @@ impl Publisher {
 
     fn enter(&mut self, done: Done, topic: Arc<str>) -> Serial {
         self.serials += 1;
-        self.open.insert(self.serials, Open { done, since: Instant::now(), topic });
+        self.open.insert(self.serials, Open { done, since: self.clock.now(), topic });
         self.sent.push_back(self.serials);
         self.serials
     }
@@ -272,7 +279,9 @@ impl Publisher {
     /// Makes the server ready for a job; answers how it is sent. `None`: it has ended.
     async fn begin(&mut self, job: Job) -> Option<(Channel, String, String, bool, Serial, Outgoing)> {
         let Job { topic, kind, outgoing, delay_s, done } = job;
-        match self.prepare(&topic, kind, delay_s).await {
+        let late = || Err(error(Kind::BackendDown, format!("the server did not make `{topic}` ready in time")));
+        let prepared = tokio::time::timeout(self.confirm_timeout, self.prepare(&topic, kind, delay_s)).await;
+        match prepared.unwrap_or_else(|_| late()) {
             Ok(channel) => {
                 let (exchange, key) = match (kind, delay_s) {
                     (TopicKind::Event, _) => (EVENTS.to_owned(), topic.to_string()),
@@ -299,6 +308,11 @@ impl Publisher {
         let deleted = self.shared.upgrade().map_or(0, |shared| shared.deleted.load(Ordering::Acquire));
         if std::mem::replace(&mut self.deleted_seen, deleted) != deleted {
             self.ready.clear();
+        }
+        let now = self.clock.now();
+        self.gone.retain(|_, until| *until > now);
+        if self.gone.contains_key(topic) {
+            return Err(unroutable(topic));
         }
         let topology = Topology { connection: &self.connection, queue_type: self.queue_type };
         let needs = match kind {
@@ -382,9 +396,12 @@ impl Publisher {
                 Outcome::Refused(error(Kind::Refused, format!("the server refused a message for `{topic}` (nack)")))
             }
             Ending::Returned => {
-                // Deleted since it was declared: the next message declares it again.
+                // Deleted since it was declared. Made again at once, its consumers would not be told
+                // that it was gone, and would wait for ever (3.10).
                 self.ready.clear();
-                Outcome::Refused(error(Kind::Unroutable, format!("no queue takes messages for `{topic}`")))
+                let unroutable = unroutable(&topic);
+                self.gone.insert(topic, self.clock.now().plus(GONE_FOR));
+                Outcome::Refused(unroutable)
             }
         };
         self.end(done, outcome);
@@ -404,20 +421,22 @@ impl Publisher {
         self.end(done, outcome);
     }
 
-    fn next_late(&mut self) -> Instant {
+    /// How long until the oldest publish is late.
+    fn next_late(&mut self) -> Duration {
         while self.sent.front().is_some_and(|serial| !self.open.contains_key(serial)) {
             self.sent.pop_front();
         }
         let oldest = self.sent.front().and_then(|serial| self.open.get(serial));
-        oldest.map_or_else(|| Instant::now() + Duration::from_secs(3600), |open| open.since + self.confirm_timeout)
+        let due = |open: &Open| open.since.plus(self.confirm_timeout).since(self.clock.now());
+        oldest.map_or(Duration::from_secs(3600), due)
     }
 
     /// Ends those whose confirm is late; when it comes after all, nobody waits for it.
     fn on_late(&mut self) {
-        let now = Instant::now();
+        let now = self.clock.now();
         while let Some(serial) = self.sent.front().copied() {
             match self.open.get(&serial) {
-                Some(open) if open.since + self.confirm_timeout > now => break,
+                Some(open) if open.since.plus(self.confirm_timeout) > now => break,
                 Some(_) => {}
                 None => {
                     self.sent.pop_front();
@@ -463,6 +482,10 @@ impl Publisher {
         }
         self.told.clear();
     }
+}
+
+fn unroutable(topic: &str) -> Error {
+    error(Kind::Unroutable, format!("no queue takes messages for `{topic}`: it was deleted"))
 }
 
 /// Whether somebody was woken during a poll.

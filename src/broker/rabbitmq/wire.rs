@@ -8,7 +8,7 @@
 //! timestamp    whole seconds                   delivery-mode   2, persistent
 //! headers      the message's own, byte arrays where they are not UTF-8, and of ours:
 //!   hmq-key          the key (byte array)      hmq-time-us     the time, microseconds
-//!   hmq-attempts     attempts made before      hmq-maybe-dup   perhaps a second copy
+//!   hmq-tries        attempts made before      hmq-maybe-dup   perhaps a second copy
 //!   hmq-topic        the topic, of a message that took the way of a delay
 //!   hmq-serial       finds a returned message; of no meaning to a receiver
 //! ```
@@ -22,11 +22,11 @@ use crate::message::{HeaderBlock, MessageId, Record};
 
 const KEY: &str = "hmq-key";
 const TIME_US: &str = "hmq-time-us";
-const ATTEMPTS: &str = "hmq-attempts";
+const TRIES: &str = "hmq-tries";
 const MAYBE_DUP: &str = "hmq-maybe-dup";
 const SERIAL: &str = "hmq-serial";
 const TOPIC: &str = "hmq-topic";
-const OURS: [&str; 6] = [TOPIC, KEY, TIME_US, ATTEMPTS, MAYBE_DUP, SERIAL];
+const OURS: [&str; 6] = [TOPIC, KEY, TIME_US, TRIES, MAYBE_DUP, SERIAL];
 /// Set by quorum queues on what they deliver again.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 /// Longest text of a property.
@@ -52,7 +52,7 @@ pub(super) fn outgoing(record: &Record<'_>, made: MessageId, now_us: i64, priori
     }
     headers.insert(TIME_US.into(), AMQPValue::LongLongInt(time_us));
     if record.attempts > 0 {
-        headers.insert(ATTEMPTS.into(), AMQPValue::LongInt(i32::from(record.attempts)));
+        headers.insert(TRIES.into(), AMQPValue::LongInt(i32::from(record.attempts)));
     }
     if record.maybe_dup {
         headers.insert(MAYBE_DUP.into(), AMQPValue::Boolean(true));
@@ -124,7 +124,7 @@ impl Incoming {
             }
         }
         let seconds = properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or_default();
-        let earlier = number(table, ATTEMPTS).unwrap_or_default() + number(table, DELIVERY_COUNT).unwrap_or_default();
+        let earlier = number(table, TRIES).unwrap_or_default() + number(table, DELIVERY_COUNT).unwrap_or_default();
         let text = |property: &Option<ShortString>| property.as_ref().map(ToString::to_string).unwrap_or_default();
         Self {
             id: text(properties.message_id()),

@@ -1,0 +1,253 @@
+//! One after another: they stop the server under each other.
+
+use std::sync::{Mutex, MutexGuard};
+
+use helixmq::broker::Level;
+use helixmq::config::options::{DeadLetterQuery, PublisherOptions};
+use helixmq::error::{Fate, Kind};
+
+use super::*;
+
+static ONE: Mutex<()> = Mutex::new(());
+
+/// Waits for the others, and for the server.
+fn alone() -> MutexGuard<'static, ()> {
+    let guard = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    server(&["start"]);
+    guard
+}
+
+#[test]
+fn a_task_goes_through_the_server_and_comes_back() {
+    let _alone = alone();
+    let hub = hub(json!({}));
+    let (topic, inbox) = (topic(), inbox(&hub));
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    let receipt = publish(&hub, &topic, "work").unwrap();
+    assert_eq!((receipt.level, receipt.backend.name()), (Level::Broker, "rabbitmq"));
+    let incoming = next(&inbox);
+    assert_eq!((text(&incoming).as_str(), incoming.attempt), ("work", 1));
+    assert_eq!(incoming.message.id().as_str(), receipt.id.text().as_str());
+    ack(&incoming);
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn a_failing_task_is_retried_by_way_of_the_server_and_becomes_a_dead_letter() {
+    let _alone = alone();
+    let hub = hub(json!({"retry": {"attempts": 3, "delay_ms": 1000, "jitter": false}}));
+    let (topic, inbox) = (topic(), inbox(&hub));
+    let sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    publish(&hub, &topic, "bad").unwrap();
+    let start = Instant::now();
+    for attempt in 1..=3 {
+        let incoming = next(&inbox);
+        assert_eq!((text(&incoming).as_str(), incoming.attempt), ("bad", attempt));
+        settle(incoming.token, Decision::Retry { delay: None, reason: "no luck" }).unwrap();
+    }
+    assert!(start.elapsed() >= Duration::from_secs(3), "one and two seconds, not {:?}", start.elapsed());
+    let query = DeadLetterQuery::from_json(&json!({"topic": topic}).to_string()).unwrap();
+    let mut list = json!({});
+    until("the dead letter", || {
+        list = hub.dead_letters(&query, WAIT).unwrap();
+        list["count"] == 1
+    });
+    assert_eq!(
+        (&list["dead_letters"][0]["reason"], &list["dead_letters"][0]["attempts"]),
+        (&json!("no luck"), &json!(3))
+    );
+    sub.close(WAIT).unwrap();
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn a_delayed_task_comes_at_its_time() {
+    let _alone = alone();
+    let hub = hub(json!({}));
+    let (topic, inbox) = (topic(), inbox(&hub));
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    let start = Instant::now();
+    let delayed = Record { delay_ms: 2500, ..Record::new(b"late") };
+    hub.publish(&topic, Some(TopicKind::Task), &delayed, None, WAIT).unwrap();
+    publish(&hub, &topic, "early").unwrap();
+    assert_eq!(text(&next(&inbox)), "early");
+    assert_eq!(text(&next(&inbox)), "late");
+    let took = start.elapsed();
+    assert!((Duration::from_millis(2900)..Duration::from_secs(5)).contains(&took), "3 s, not {took:?}");
+    hub.close(WAIT).unwrap();
+}
+
+/// F17: the client library gives half of the returns to the wrong publishes.
+#[test]
+fn f17_each_return_is_told_of_its_own_publish() {
+    let _alone = alone();
+    let hub = hub(json!({"publish_window": 6000}));
+    let (there, gone) = (topic(), topic());
+    let inbox = hub.inbox(InboxOptions::from_json(r#"{"capacity": 8000}"#).unwrap()).unwrap();
+    let publishers = [&there, &gone].map(|topic| {
+        publish(&hub, topic, "first").unwrap();
+        hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap()
+    });
+    server(&["ctl", "delete_queue", &gone]);
+    for index in 0..5000_u64 {
+        let (count, failed) = publishers[(index % 2) as usize].send_inbox(&[Record::new(b"x")], &[index], &inbox, None);
+        assert_eq!(count, 1, "{failed:?}");
+    }
+    let mut events = Vec::new();
+    let mut wrong = Vec::new();
+    let mut told = 0;
+    let mut returned = 0;
+    while told < 5000 {
+        assert_eq!(inbox.poll(1000, WAIT, &mut events), Polled::Data, "{told} were told");
+        for event in events.drain(..) {
+            let Event::Published { tag, result, .. } = event else { panic!("{event:?}") };
+            told += 1;
+            match (tag % 2, result) {
+                (0, Ok(_)) => {}
+                (1, Err(error)) if error.kind() == Kind::Unroutable => returned += 1,
+                // Some time after the first return the queue is made again.
+                (1, Ok(_)) if returned > 0 => {}
+                (_, result) => wrong.push((tag, result.map(drop))),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of 5000: {:?}", wrong.len(), wrong.first());
+    assert!(returned > 0);
+    hub.close(WAIT).unwrap();
+}
+
+/// F02: a clean stop.
+#[test]
+fn f02_both_ends_go_on_after_the_server_was_stopped() {
+    both_ends_go_on("stop", "quorum");
+}
+
+/// On classic queues: a quorum queue that was made moments before its only node was killed may come
+/// back without a leader (3.10.8), and then no client can use it.
+#[test]
+fn both_ends_go_on_after_the_server_was_killed() {
+    both_ends_go_on("kill", "classic");
+}
+
+fn both_ends_go_on(how: &str, queue_type: &str) {
+    let _alone = alone();
+    let hub = hub(json!({"rabbitmq": {"queue_type": queue_type}}));
+    let (topic, inbox) = (topic(), inbox(&hub));
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    publish(&hub, &topic, "before").unwrap();
+    let before = next(&inbox);
+    server(&[how]);
+    until("the loss", || state(&hub) == "down");
+    let refused = publish(&hub, &topic, "meanwhile").unwrap_err();
+    assert_eq!((refused.kind(), refused.fate()), (Kind::BackendDown, Some(Fate::NotSent)));
+    assert_eq!(settle(before.token, Decision::Ack).unwrap_err().kind(), Kind::Stale);
+    server(&["start"]);
+    until("the return", || state(&hub) == "up");
+    // It was not acknowledged, so the server hands it over again.
+    let again = next(&inbox);
+    assert_eq!((text(&again).as_str(), again.redelivered), ("before", true));
+    ack(&again);
+    publish(&hub, &topic, "after").unwrap();
+    let after = next(&inbox);
+    assert_eq!(text(&after), "after");
+    ack(&after);
+    hub.close(WAIT).unwrap();
+}
+
+/// F14 (`on_outage: fail`): no server at the start; opening says so, and connects when it can.
+#[test]
+fn f14_a_hub_opens_without_its_server_and_finds_it_later() {
+    let _alone = alone();
+    server(&["kill"]);
+    let start = Instant::now();
+    let hub = hub(json!({"connection_timeout_ms": 1000}));
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert_eq!(publish(&hub, "tasks.x", "x").unwrap_err().kind(), Kind::BackendDown);
+    server(&["start"]);
+    until("a connection", || state(&hub) == "up");
+    publish(&hub, &topic(), "x").unwrap();
+    hub.close(WAIT).unwrap();
+}
+
+/// F50: a wrong password is told, is not in the text, and is not tried in a tight loop.
+#[test]
+fn f50_a_wrong_password_is_refused_and_not_repeated_at_once() {
+    let _alone = alone();
+    let canary = "hunter2-canary";
+    let hub = hub(json!({"rabbitmq": {"username": "nobody", "password": canary}}));
+    until("the refusal", || state(&hub) == "refused");
+    let failed = publish(&hub, "tasks.x", "x").unwrap_err();
+    assert_eq!(failed.kind(), Kind::BackendDown);
+    let told = format!("{failed} {}", hub.health());
+    assert!(told.contains("ACCESS") && !told.contains(canary), "{told}");
+    let attempts = |hub: &Hub| {
+        hub.health()["backends"].as_array().unwrap().iter().map(|own| own["attempts"].as_u64().unwrap()).max()
+    };
+    let before = attempts(&hub);
+    let _ = inbox(&hub).poll(1, Some(Duration::from_millis(1500)), &mut Vec::new());
+    assert_eq!(attempts(&hub), before);
+    hub.close(WAIT).unwrap();
+}
+
+/// F15: a queue that is deleted under its consumer is made again.
+#[test]
+fn f15_a_queue_deleted_under_its_consumer_comes_back() {
+    let _alone = alone();
+    let hub = hub(json!({}));
+    let (topic, inbox) = (topic(), inbox(&hub));
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    publish(&hub, &topic, "1").unwrap();
+    ack(&next(&inbox));
+    server(&["ctl", "delete_queue", &topic]);
+    until("a publish", || publish(&hub, &topic, "2").is_ok());
+    assert_eq!(text(&next(&inbox)), "2");
+    hub.close(WAIT).unwrap();
+}
+
+/// F10, F11 (`on_outage: fail`): under a memory alarm publishes fail by their cause, and
+/// acknowledgements still flow, as they have a connection of their own.
+#[test]
+fn f11_acknowledgements_flow_during_an_alarm() {
+    let _alone = alone();
+    let hub = hub(json!({}));
+    let (topic, inbox) = (topic(), inbox(&hub));
+    for number in 0..50 {
+        publish(&hub, &topic, &number.to_string()).unwrap();
+    }
+    let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": 5}), &inbox);
+    server(&["ctl", "set_vm_memory_high_watermark", "absolute", "1000000"]);
+    // The server tells a publisher when it next writes.
+    until("the alarm", || publish(&hub, &topic, "more").is_err());
+    for _ in 0..50 {
+        ack(&next(&inbox));
+    }
+    server(&["ctl", "set_vm_memory_high_watermark", "0.6"]);
+    until("the end of the alarm", || state(&hub) == "up" && publish(&hub, &topic, "last").is_ok());
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn events_reach_each_group_and_patterns_work() {
+    let _alone = alone();
+    let hub = hub(json!({}));
+    let (one, two) = (inbox(&hub), inbox(&hub));
+    let name = format!("user-{}", std::process::id());
+    let _subs = [
+        subscribe(&hub, json!({"topic": format!("{name}.*"), "group": "one"}), &one),
+        subscribe(&hub, json!({"topic": format!("{name}.#"), "group": "two"}), &two),
+    ];
+    for topic in ["created", "created.twice"] {
+        let record = Record { key: Some(b"k"), ..Record::new(topic.as_bytes()) };
+        hub.publish(&format!("{name}.{topic}"), None, &record, None, WAIT).unwrap();
+    }
+    let first = next(&one);
+    assert_eq!((text(&first).as_str(), &**first.message.topic()), ("created", format!("{name}.created").as_str()));
+    ack(&first);
+    assert!(next_within(&one, Duration::from_millis(200)).is_none());
+    for expected in ["created", "created.twice"] {
+        let incoming = next(&two);
+        assert_eq!((text(&incoming).as_str(), incoming.message.key()), (expected, Some(&b"k"[..])));
+        ack(&incoming);
+    }
+    hub.close(WAIT).unwrap();
+}
