@@ -3,6 +3,7 @@
 #   make run             build the library and run the first example on the embedded broker
 #   make test            everything, installing what it needs first where it may
 #   make test-embedded   what needs only Rust and a C compiler; installs nothing
+#   make test-infra-start, make test-infra-stop   the servers that tests talk to
 #   make torture         long runs of the same: more seeds, more rounds
 #   make bench           side by side with other in-process queues; writes docs/performance.md
 #   make lint            formatting, clippy, licences
@@ -20,27 +21,35 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 ABI     := $(shell sed -n 's/^const ABI: u32 = \([0-9]*\);/\1/p' build.rs)
 FILES   ?= README.md $(wildcard src/*.rs)
 
-.PHONY: run lib test test-embedded test-rust test-c test-sanitizers test-languages test-examples test-release \
+# What needs no server: the embedded broker alone.
+EMBEDDED = --no-default-features
+
+.PHONY: run lib test test-embedded test-rust test-rust-embedded test-c test-sanitizers test-languages test-examples test-release \
         torture bench bench-quick lint audit headers release install test-infra-start test-infra-stop clean
 
 lib:
 	cargo build --locked --profile fast --lib --target-dir $(TARGET)
 
-run: lib
+run:
+	cargo build --locked $(EMBEDDED) --profile fast --lib --target-dir $(TARGET)
 	@$(MAKE) --no-print-directory -s -C examples-c LIB=$(abspath $(LIB)) OUT=$(abspath build/examples)
 	@echo
 	@./build/examples/01_worker_pool $(FILES)
 
-test: setup lint test-embedded test-sanitizers test-languages test-release bench-quick
+test: setup lint test-infra-start test-rust test-embedded test-sanitizers test-languages test-release bench-quick
 	@echo "make test: all parts passed"
 
 setup:
 	tools/setup.sh
 
-test-embedded: test-rust test-c test-examples
+test-embedded: test-rust-embedded test-c test-examples
 
+# The server tests stop the server under each other, so nothing else of theirs runs meanwhile.
 test-rust:
-	cargo test --locked --target-dir $(TARGET)
+	cargo test --locked --target-dir $(TARGET) -- --test-threads 4
+
+test-rust-embedded:
+	cargo test --locked $(EMBEDDED) --target-dir $(TARGET)
 
 test-c:
 	tools/check-header.sh
@@ -74,6 +83,7 @@ bench-quick: release
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets --target-dir $(TARGET) -- -D warnings
+	cargo clippy --locked --all-targets $(EMBEDDED) --target-dir $(TARGET) -- -D warnings
 
 # Needs the network for the list of advisories, so it is not part of `make test`.
 audit:
@@ -92,9 +102,12 @@ release:
 install: release
 	tools/install.sh $(RELEASE) "$(DESTDIR)" $(PREFIX) $(LIBDIR) $(VERSION) $(ABI)
 
-# The embedded broker needs no server. RabbitMQ and Kafka come with their backends.
-test-infra-start test-infra-stop:
-	@echo "nothing to do: this version talks to no server"
+# RabbitMQ, from the distribution's package or by docker compose. Kafka comes with its backend.
+test-infra-start:
+	@tools/rabbitmq.sh start
+
+test-infra-stop:
+	@tools/rabbitmq.sh stop
 
 clean:
 	rm -rf $(TARGET) build

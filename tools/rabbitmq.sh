@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A RabbitMQ server of the tests' own, from the distribution's package, beside any other one.
+# A RabbitMQ server of the tests' own, beside any other one: from the distribution's package, or
+# where there is none by docker compose.
 #
-#   tools/rabbitmq.sh start | stop | kill | pause | resume | ctl ARGUMENTS… | url | installed
+#   tools/rabbitmq.sh start | stop | kill | pause | resume | ctl ARGUMENTS… | installed
 #
 #   HMQ_RABBITMQ_DIR    where it keeps everything (default target/infra/rabbitmq)
 #   HMQ_RABBITMQ_PORT   its port, on 127.0.0.1 only (default 5679); 20000 more for its own protocol
@@ -17,6 +18,21 @@ export RABBITMQ_DIST_PORT=$((port + 20000)) ERL_EPMD_PORT=$((port + 10000)) ERL_
 export RABBITMQ_MNESIA_BASE=$dir/data RABBITMQ_LOG_BASE=$dir/log RABBITMQ_PID_FILE=$dir/pid
 export RABBITMQ_CONFIG_FILE=$dir/rabbitmq RABBITMQ_CONF_ENV_FILE=$dir/none RABBITMQ_ENABLED_PLUGINS_FILE=$dir/plugins
 export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}"
+
+if [ ! -x $bin/rabbitmq-server ] && docker compose version >/dev/null 2>&1; then
+    compose() { HMQ_RABBITMQ_PORT=$port docker compose -f docker-compose.yml "$@"; }
+    case ${1:-} in
+    installed) exit 0 ;;
+    start) compose up -d --wait rabbitmq ;;
+    stop) compose stop rabbitmq ;;
+    kill) compose kill rabbitmq ;;
+    pause) compose pause rabbitmq ;;
+    resume) compose unpause rabbitmq ;;
+    ctl) shift && compose exec -T rabbitmq rabbitmqctl -q "$@" ;;
+    *) sed -n '2,10p' "$0" && exit 2 ;;
+    esac
+    exit
+fi
 
 case ${1:-} in
 installed)
@@ -48,11 +64,8 @@ ctl)
     shift
     exec $bin/rabbitmqctl -q "$@"
     ;;
-url)
-    echo "amqp://guest:guest@127.0.0.1:$port"
-    ;;
 *)
-    sed -n '2,9p' "$0"
+    sed -n '2,10p' "$0"
     exit 2
     ;;
 esac

@@ -2,6 +2,7 @@
 # Makes sure that what `make test` needs is there. Installs it where it may (root, Debian's
 # package manager), saying what; elsewhere says what to install, and stops.
 set -eu
+cd "$(dirname "$0")/.."
 
 missing=()
 need() { # need COMMAND PACKAGE
@@ -16,6 +17,7 @@ need python3 python3
 need go golang-go
 need pkg-config pkg-config
 need nm binutils
+tools/rabbitmq.sh installed || missing+=(rabbitmq-server)
 pkg-config --exists libzmq 2>/dev/null || missing+=(libzmq3-dev)
 if ! command -v cargo >/dev/null 2>&1; then
     echo "setup: Rust is missing; install it with rustup (1.88 or later), then try again" >&2

@@ -56,7 +56,7 @@ fn publish(hub: &Hub, topic: &str, payload: &str) -> helixmq::error::Result<heli
 }
 
 fn next(inbox: &Inbox) -> Incoming {
-    next_within(inbox, Duration::from_secs(20)).expect("a message was due")
+    next_within(inbox, Duration::from_secs(20)).unwrap()
 }
 
 fn next_within(inbox: &Inbox, time: Duration) -> Option<Incoming> {

@@ -50,7 +50,7 @@ mod tests {
     fn waits_spread_between_nothing_and_a_growing_cap() {
         let mut all = Vec::new();
         for seed in 1..200 {
-            let mut backoff = Backoff::new(seed * 0x9e37_79b9_7f4a_7c15);
+            let mut backoff = Backoff::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
             let waits: Vec<Duration> = (0..12).map(|_| backoff.next(false)).collect();
             for (failures, wait) in waits.iter().enumerate() {
                 assert!(*wait <= (FIRST * (1 << failures)).min(LONGEST), "{failures}: {wait:?}");
