@@ -24,7 +24,7 @@ FILES   ?= README.md $(wildcard src/*.rs)
 # What needs no server: the embedded broker alone.
 EMBEDDED = --no-default-features
 
-.PHONY: run lib test test-embedded test-rust test-rust-embedded test-c test-sanitizers test-languages test-examples test-release \
+.PHONY: run lib test test-embedded test-rust test-rabbitmq4 test-rust-embedded test-c test-sanitizers test-languages test-examples test-release \
         torture bench bench-quick lint audit headers release install test-infra-start test-infra-stop clean
 
 lib:
@@ -36,7 +36,7 @@ run:
 	@echo
 	@./build/examples/01_worker_pool $(FILES)
 
-test: setup lint test-infra-start test-rust test-embedded test-sanitizers test-languages test-release bench-quick
+test: setup lint test-infra-start test-rust test-rabbitmq4 test-embedded test-sanitizers test-languages test-release bench-quick
 	@echo "make test: all parts passed"
 
 setup:
@@ -47,6 +47,14 @@ test-embedded: test-rust-embedded test-c test-examples
 # The server tests stop the server under each other, so nothing else of theirs runs meanwhile.
 test-rust:
 	cargo test --locked --target-dir $(TARGET) -- --test-threads 4
+
+# The conformance suite once more, on a server of the 4.x line where it can be had.
+test-rabbitmq4:
+	@tools/rabbitmq4.sh start || [ $$? = 3 ]
+	@if tools/rabbitmq4.sh ctl status >/dev/null 2>&1; then \
+	    HMQ_RABBITMQ_PORT=$${HMQ_RABBITMQ4_PORT:-5681} \
+	        cargo test --locked --target-dir $(TARGET) --test conformance rabbitmq -- --test-threads 4; \
+	fi
 
 test-rust-embedded:
 	cargo test --locked $(EMBEDDED) --target-dir $(TARGET)
@@ -108,6 +116,7 @@ test-infra-start:
 
 test-infra-stop:
 	@tools/rabbitmq.sh stop
+	@tools/rabbitmq4.sh stop
 
 clean:
 	rm -rf $(TARGET) build

@@ -157,6 +157,7 @@ fn what_is_in_force_is_a_document_again() {
 #[test]
 fn parts_that_are_not_built_are_named() {
     let cases = [
+        #[cfg(not(feature = "rabbitmq"))]
         (r#"{"rabbitmq":{"host":"a"}}"#, "rabbitmq"),
         (r#"{"kafka":{"brokers":["a:1"]}}"#, "kafka"),
         (r#"{"failover":{"dir":"/tmp/x"}}"#, "failover.dir"),

@@ -151,7 +151,7 @@ static void secrets_stay_secret(void)
     /* Valid, but not built yet. */
     {
         hmq_hub *hub = NULL;
-        STATUS(hmq_hub_open("{\"rabbitmq\":{\"host\":\"h\"}}", HMQ_NTS, 0, &hub, &err), HMQ_E_UNSUPPORTED);
+        STATUS(hmq_hub_open("{\"kafka\":{\"brokers\":[\"h:1\"]}}", HMQ_NTS, 0, &hub, &err), HMQ_E_UNSUPPORTED);
     }
 }
 
