@@ -24,7 +24,7 @@ FILES   ?= README.md $(wildcard src/*.rs)
 # What needs no server: the embedded broker alone.
 EMBEDDED = --no-default-features
 
-.PHONY: run lib test test-embedded test-rust test-rabbitmq4 test-rust-embedded test-c test-sanitizers test-languages test-examples test-release \
+.PHONY: run lib test test-embedded test-rust test-rabbitmq4 test-server-examples test-rust-embedded test-c test-sanitizers test-languages test-examples test-release \
         torture bench bench-quick lint audit headers release install test-infra-start test-infra-stop clean
 
 lib:
@@ -36,7 +36,7 @@ run:
 	@echo
 	@./build/examples/01_worker_pool $(FILES)
 
-test: setup lint test-infra-start test-rust test-rabbitmq4 test-embedded test-sanitizers test-languages test-release bench-quick
+test: setup lint test-infra-start test-rust test-rabbitmq4 test-server-examples test-embedded test-sanitizers test-languages test-release bench-quick
 	@echo "make test: all parts passed"
 
 setup:
@@ -65,6 +65,9 @@ test-c:
 
 test-examples: lib
 	tests/examples.sh $(LIB)
+
+test-server-examples: lib
+	tests/examples-servers.sh $(LIB)
 
 test-sanitizers:
 	HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh asan

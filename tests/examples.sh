@@ -27,6 +27,7 @@ for source in 0*.c; do
     name=${source%.c}
     set --
     case $name in
+        *_server_*) continue ;; # with a server: tests/examples-servers.sh
         01_*) set -- input/haiku.txt input/numbers.txt input/empty.txt ;;
     esac
     if ! timeout 60 ${VALGRIND:+valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite} \
