@@ -5,7 +5,8 @@
 #   tools/rabbitmq.sh start | stop | kill | pause | resume | ctl ARGUMENTS… | installed
 #
 #   HMQ_RABBITMQ_DIR    where it keeps everything (default target/infra/rabbitmq)
-#   HMQ_RABBITMQ_PORT   its port, on 127.0.0.1 only (default 5679); 20000 more for its own protocol
+#   HMQ_RABBITMQ_PORT   its port, on 127.0.0.1 only (default 5679); the next one is for TLS, and
+#                       20000 more for its own protocol
 set -eu
 cd "$(dirname "$0")/.."
 dir=${HMQ_RABBITMQ_DIR:-$PWD/target/infra/rabbitmq}
@@ -29,7 +30,7 @@ if [ ! -x $bin/rabbitmq-server ] && docker compose version >/dev/null 2>&1; then
     pause) compose pause rabbitmq ;;
     resume) compose unpause rabbitmq ;;
     ctl) shift && compose exec -T rabbitmq rabbitmqctl -q "$@" ;;
-    *) sed -n '2,10p' "$0" && exit 2 ;;
+    *) sed -n '2,11p' "$0" && exit 2 ;;
     esac
     exit
 fi
@@ -43,7 +44,14 @@ start)
     mkdir -p "$dir/data" "$dir/log"
     if ! $bin/rabbitmqctl -q status >/dev/null 2>&1; then
         # Disk alarms of a small machine are not what the tests are about.
-        printf 'disk_free_limit.absolute = 1MB\nlog.console = false\n' >"$dir/rabbitmq.conf"
+        {
+            printf 'disk_free_limit.absolute = 1MB\nlog.console = false\n'
+            printf 'listeners.ssl.default = 127.0.0.1:%s\n' $((port + 1))
+            printf 'ssl_options.cacertfile = %s/tls/ca.pem\n' "$dir"
+            printf 'ssl_options.certfile = %s/tls/server.pem\nssl_options.keyfile = %s/tls/server.key\n' "$dir" "$dir"
+            printf 'ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = false\n'
+        } >"$dir/rabbitmq.conf"
+        tools/certificates.sh "$dir/tls"
         echo '[].' >"$dir/plugins"
         setsid $bin/rabbitmq-server >"$dir/log/console" 2>&1 </dev/null &
         $bin/rabbitmqctl -q wait --timeout 60 --pid $! >/dev/null || { tail -20 "$dir/log/console" >&2; exit 1; }
@@ -65,7 +73,7 @@ ctl)
     exec $bin/rabbitmqctl -q "$@"
     ;;
 *)
-    sed -n '2,10p' "$0"
+    sed -n '2,11p' "$0"
     exit 2
     ;;
 esac

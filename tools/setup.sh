@@ -16,6 +16,8 @@ need valgrind valgrind
 need python3 python3
 need go golang-go
 need pkg-config pkg-config
+need openssl openssl
+pkg-config --exists openssl 2>/dev/null || missing+=(libssl-dev)
 need nm binutils
 tools/rabbitmq.sh installed || missing+=(rabbitmq-server)
 pkg-config --exists libzmq 2>/dev/null || missing+=(libzmq3-dev)

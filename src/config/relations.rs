@@ -73,10 +73,6 @@ pub(super) fn unsupported(config: &Config) -> Option<Error> {
     if config.rabbitmq.is_some() && !cfg!(feature = "rabbitmq") {
         return missing("rabbitmq", "RabbitMQ backend");
     }
-    // Never in the clear where encryption was asked for.
-    if config.rabbitmq.as_ref().is_some_and(|rabbitmq| rabbitmq.tls.is_some()) {
-        return missing("rabbitmq.tls", "TLS to RabbitMQ");
-    }
     if config.kafka.is_some() {
         return missing("kafka", "Kafka backend");
     }

@@ -159,8 +159,6 @@ fn parts_that_are_not_built_are_named() {
     let cases = [
         #[cfg(not(feature = "rabbitmq"))]
         (r#"{"rabbitmq":{"host":"a"}}"#, "rabbitmq"),
-        #[cfg(feature = "rabbitmq")]
-        (r#"{"rabbitmq":{"host":"a","tls":{}}}"#, "rabbitmq.tls"),
         (r#"{"kafka":{"brokers":["a:1"]}}"#, "kafka"),
         (r#"{"failover":{"dir":"/tmp/x"}}"#, "failover.dir"),
         (r#"{"routes":[{"pattern":"a"},{"pattern":"b","wire":"plain"}]}"#, "routes[1].wire"),

@@ -58,11 +58,11 @@ impl Driver {
 
 impl Shared {
     #[cfg(feature = "rabbitmq")]
-    pub(super) fn make_servers(self: &Arc<Self>) {
+    pub(super) fn make_servers(self: &Arc<Self>) -> Result<()> {
         use super::backends::Relay;
         use crate::broker::rabbitmq::{RabbitMq, Settings};
         use crate::broker::{BackendSink, Context};
-        let Some(rabbitmq) = &self.config.rabbitmq else { return };
+        let Some(rabbitmq) = &self.config.rabbitmq else { return Ok(()) };
         let settings = Settings {
             rabbitmq: (**rabbitmq).clone(),
             name: self.config.name.clone().unwrap_or_else(|| "helixmq".into()),
@@ -71,14 +71,17 @@ impl Shared {
         };
         let relay = Arc::new(Relay::default());
         let sink = Arc::clone(&relay) as Arc<dyn BackendSink>;
-        let broker = RabbitMq::open(settings, Context { sink, ..self.context.clone() });
+        let broker = RabbitMq::open(settings, Context { sink, ..self.context.clone() })?;
         let backend = Backend::new(broker, self.context.id_prefix, self.config.message_bytes_max);
         relay.connect(self, &backend);
         self.roles.lock().tasks = Some(backend);
+        Ok(())
     }
 
     #[cfg(not(feature = "rabbitmq"))]
-    pub(super) fn make_servers(self: &Arc<Self>) {}
+    pub(super) fn make_servers(self: &Arc<Self>) -> Result<()> {
+        Ok(())
+    }
 
     /// Connects to the servers that are configured, side by side; what is not there in time is
     /// connected to later.

@@ -344,7 +344,7 @@ impl Shared {
             config,
         });
         relay.connect(&shared, &fallback);
-        shared.make_servers();
+        shared.make_servers()?;
         Ok(shared)
     }
 

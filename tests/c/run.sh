@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs the C test suite: tests/c/run.sh plain | asan | valgrind | drd [program...]
 #
-# Builds the library with the hook for deliberate panics (--cfg hmq_test), compiles every program
+# Builds the library, without the backends of servers, which these programs do not talk to, and with
+# the hook for deliberate panics (--cfg hmq_test), compiles every program
 # with all warnings as errors, runs each with a time limit, prints PASS, FAIL or SKIP with a reason,
 # and ends with a count. Needs only Rust, a C compiler and awk; valgrind for its two modes.
 #
@@ -36,7 +37,7 @@ soname() {
 host=$(rustc -vV | sed -n 's/^host: //p')
 case $mode in
 plain | valgrind | drd)
-    RUSTFLAGS="--cfg hmq_test" build cargo build --quiet --profile fast --lib
+    RUSTFLAGS="--cfg hmq_test" build cargo build --quiet --no-default-features --profile fast --lib
     library=$target/fast
     # Programs ask for the soname; cargo does not make that link.
     ln -sf "$library/libhelixmq.so" "$out/$(soname)"
@@ -46,7 +47,7 @@ asan)
     # The sanitizer is a nightly option that the stable compiler has, too. The library leaves the
     # runtime to the program; the program brings rustc's own, so that both are of one version.
     RUSTC_BOOTSTRAP=1 RUSTFLAGS="--cfg hmq_test -Zsanitizer=address -Cforce-frame-pointers=yes" \
-        build cargo rustc --quiet --lib --crate-type staticlib --target "$host"
+        build cargo rustc --quiet --no-default-features --lib --crate-type staticlib --target "$host"
     library=$target/$host/debug
     runtime=$(rustc --print sysroot)/lib/rustlib/$host/lib/librustc-stable_rt.asan.a
     [ -f "$runtime" ] || runtime=$(find "$(rustc --print sysroot)" -name 'librustc*_rt.asan.a' | head -n 1)

@@ -5,6 +5,7 @@
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use helixmq::config::options::{InboxOptions, SubscribeOptions};
@@ -14,6 +15,16 @@ use helixmq::message::{Record, TopicKind};
 use serde_json::{json, Value};
 
 mod rabbitmq;
+mod tls;
+
+static ONE: Mutex<()> = Mutex::new(());
+
+/// Waits for the others, which may stop the server, and for the server.
+fn alone() -> MutexGuard<'static, ()> {
+    let guard = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    server(&["start"]);
+    guard
+}
 
 const WAIT: Option<Duration> = Some(Duration::from_secs(20));
 

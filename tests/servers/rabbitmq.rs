@@ -1,21 +1,10 @@
 //! One after another: they stop the server under each other.
 
-use std::sync::{Mutex, MutexGuard};
-
 use helixmq::broker::Level;
 use helixmq::config::options::{DeadLetterQuery, PublisherOptions};
 use helixmq::error::{Fate, Kind};
 
 use super::*;
-
-static ONE: Mutex<()> = Mutex::new(());
-
-/// Waits for the others, and for the server.
-fn alone() -> MutexGuard<'static, ()> {
-    let guard = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    server(&["start"]);
-    guard
-}
 
 #[test]
 fn a_task_goes_through_the_server_and_comes_back() {

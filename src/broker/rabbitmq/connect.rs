@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Connection, ConnectionProperties, Event};
+use openssl::ssl::SslConnector;
 
 use super::error::{error, is_denied, of};
 use crate::config::{split_address, RabbitmqConfig};
@@ -27,7 +29,7 @@ pub(super) struct Node {
 
 /// The nodes of a configuration, in the order they are tried.
 pub(super) fn nodes(config: &RabbitmqConfig) -> Vec<Node> {
-    let port = config.port.unwrap_or(5672);
+    let port = config.port.unwrap_or(if config.tls.is_some() { 5671 } else { 5672 });
     let first = config.host.iter().map(|host| Node { host: host.clone(), port });
     let further = config.nodes.iter().filter_map(|address| {
         let (host, own_port) = split_address(address)?;
@@ -46,6 +48,7 @@ pub(super) struct Failed {
 /// Both connections, to the first node that takes them. Tries each node once.
 pub(super) async fn open(
     config: &RabbitmqConfig,
+    tls: Option<&SslConnector>,
     name: &str,
     timeout: Duration,
 ) -> std::result::Result<(Connection, Connection), Failed> {
@@ -54,8 +57,8 @@ pub(super) async fn open(
     let mut last = Failed { error: error(Kind::BackendDown, "no node is configured"), denied: false };
     for node in nodes {
         let both = async {
-            let publishing = one(config, &node, &format!("{name} publish")).await?;
-            let consuming = one(config, &node, &format!("{name} consume")).await?;
+            let publishing = one(config, tls, &node, &format!("{name} publish")).await?;
+            let consuming = one(config, tls, &node, &format!("{name} consume")).await?;
             Ok((publishing, consuming))
         };
         let place = format!("{}:{}", node.host, node.port);
@@ -64,7 +67,9 @@ pub(super) async fn open(
             Ok(Err(failed)) => {
                 let denied = is_denied(&failed);
                 let mut error = of(&format!("cannot connect to {place}"), &failed);
-                if !denied && error.kind() != Kind::Closed {
+                if is_untrusted(&failed) {
+                    error = super::error::error(Kind::Tls, error.message()).with_native(failed.to_string());
+                } else if !denied && error.kind() != Kind::Closed {
                     error = super::error::error(Kind::BackendDown, error.message()).with_native(failed.to_string());
                 }
                 last = Failed { error, denied };
@@ -81,7 +86,12 @@ pub(super) async fn open(
     Err(last)
 }
 
-async fn one(config: &RabbitmqConfig, node: &Node, name: &str) -> lapin::Result<Connection> {
+async fn one(
+    config: &RabbitmqConfig,
+    tls: Option<&SslConnector>,
+    node: &Node,
+    name: &str,
+) -> lapin::Result<Connection> {
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQP,
         authority: AMQPAuthority {
@@ -101,7 +111,41 @@ async fn one(config: &RabbitmqConfig, node: &Node, name: &str) -> lapin::Result<
         },
     };
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    Connection::connect_uri(uri, properties).await
+    let peer = Peer {
+        host: node.host.clone(),
+        port: node.port,
+        // Told by our configuration, never by what the other end says of itself.
+        server_name: config.tls.as_ref().and_then(|tls| tls.server_name.clone()).unwrap_or_else(|| node.host.clone()),
+        tls: tls.cloned(),
+    };
+    let connect = async move |_: AMQPUri, runtime: Runtime| {
+        let stream = AsyncTcpStream::connect(&runtime, runtime.to_socket_addrs((peer.host.clone(), peer.port))).await?;
+        match &peer.tls {
+            Some(connector) => Ok(stream.into_openssl(connector, &peer.server_name).await?),
+            None => Ok(stream),
+        }
+    };
+    Connection::connector(uri, lapin::runtime::default_runtime()?, connect, properties).await
+}
+
+/// The runtime that the call is made on, as the client library has it.
+type Runtime = async_rs::TokioRuntime;
+
+struct Peer {
+    host: String,
+    port: u16,
+    server_name: String,
+    tls: Option<SslConnector>,
+}
+
+/// Whether the peer could not be trusted, or did not speak TLS.
+fn is_untrusted(failed: &lapin::Error) -> bool {
+    match failed.kind() {
+        lapin::ErrorKind::IOError(failed) => failed
+            .get_ref()
+            .is_some_and(|inner| inner.is::<openssl::ssl::Error>() || inner.is::<openssl::error::ErrorStack>()),
+        _ => false,
+    }
 }
 
 /// What a connection tells of itself.

@@ -51,6 +51,7 @@ mod connect;
 mod consume;
 mod error;
 mod publish;
+mod tls;
 mod topology;
 mod wire;
 
@@ -74,6 +75,7 @@ pub struct RabbitMq {
 
 struct Shared {
     settings: Settings,
+    tls: Option<openssl::ssl::SslConnector>,
     context: Context,
     pool: Arc<Pool>,
     own: Weak<Shared>,
@@ -105,9 +107,14 @@ struct Link {
 
 impl RabbitMq {
     /// A backend that is not connected.
-    pub fn open(settings: Settings, context: Context) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// `Tls` for certificates and keys that cannot be used.
+    pub fn open(settings: Settings, context: Context) -> Result<Arc<Self>> {
+        let tls = settings.rabbitmq.tls.as_ref().map(tls::connector).transpose()?;
         let shared = Arc::new_cyclic(|own| Shared {
             settings,
+            tls,
             context,
             // Deliveries are of all sizes, so their segments are made to measure and not kept.
             pool: Pool::new(0, 0),
@@ -121,7 +128,7 @@ impl RabbitMq {
             deleted: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
-        Arc::new(Self { shared })
+        Ok(Arc::new(Self { shared }))
     }
 }
 
@@ -175,7 +182,7 @@ impl Shared {
     }
 
     async fn connect(self: Arc<Self>, epoch: Epoch, timeout: Duration) -> Result<()> {
-        let opened = connect::open(&self.settings.rabbitmq, &self.settings.name, timeout).await;
+        let opened = connect::open(&self.settings.rabbitmq, self.tls.as_ref(), &self.settings.name, timeout).await;
         let (publishing, consuming) = opened.map_err(|failed| {
             if failed.denied {
                 self.context.sink.event(BackendEvent::Denied(failed.error.clone()));

@@ -46,7 +46,7 @@ impl Harness for Server {
         self.clock.start().expect("a clock starts");
         let context =
             Context { clock: self.clock.clone(), limits: Limits::production(), id_prefix: 0x00c0_ffee, hub: 0, sink };
-        let broker = RabbitMq::open(settings, context);
+        let broker = RabbitMq::open(settings, context).expect("there is no TLS to go wrong");
         let deadline = self.clock.now().plus(PATIENCE);
         if let Err(failed) = wait(broker.connect(Epoch(1), deadline)) {
             panic!("no RabbitMQ to test with; `make test-infra-start` starts one: {failed}");
