@@ -86,6 +86,8 @@ struct Detail {
     since_us: i64,
     epoch: Epoch,
     attempts: u64,
+    /// The backend has spoken since the attempt began: its word is newer than the attempt's end.
+    told: bool,
     last_error: Option<Error>,
 }
 
@@ -124,6 +126,7 @@ impl Backend {
             since_us: 0,
             epoch: Epoch(0),
             attempts: 0,
+            told: false,
             last_error: None,
         };
         let broker_kind = broker.kind();
@@ -187,6 +190,7 @@ impl Backend {
         let epoch = {
             let mut detail = self.detail.lock();
             detail.attempts += 1;
+            detail.told = false;
             detail.epoch = Epoch(detail.epoch.0 + 1);
             detail.epoch
         };
@@ -196,6 +200,8 @@ impl Backend {
     /// Takes over how an attempt ended.
     pub(super) fn concluded(&self, clock: &Clock, answer: &Result<()>) -> Option<StateChange> {
         match answer {
+            // Lost or blocked while it was being restored.
+            Ok(()) if self.detail.lock().told => None,
             Ok(()) => self.set(clock, BackendState::Up, None),
             Err(error) if error.kind() == Kind::Refused => self.set(clock, BackendState::Refused, Some(error.clone())),
             Err(error) => self.set(clock, BackendState::Down, Some(error.clone())),
@@ -204,6 +210,7 @@ impl Backend {
 
     /// Takes over what the backend says of itself.
     pub fn on_event(&self, clock: &Clock, event: BackendEvent) -> Option<StateChange> {
+        self.detail.lock().told = true;
         match event {
             BackendEvent::Connected(_) | BackendEvent::Unblocked => self.set(clock, BackendState::Up, None),
             BackendEvent::Lost(cause) => self.set(clock, BackendState::Down, Some(cause)),

@@ -14,6 +14,9 @@ use crate::config::Connect;
 use crate::error::{Error, Kind, Result};
 use crate::sync::{Bell, Deadline, Mutex};
 
+/// A connection that is lost sooner counts as one more failed attempt.
+const STANDS: Duration = Duration::from_secs(1);
+
 /// The program's end of a driver.
 #[derive(Debug, Default)]
 pub(super) struct Driver {
@@ -137,8 +140,15 @@ async fn drive(hub: Weak<Shared>, backend: Arc<Backend>, driver: Arc<Driver>) {
         driver.answer(&answer);
         match answer {
             Ok(()) => {
-                backoff.reset();
+                let since = clock.now();
                 driver.woken.notified().await;
+                if clock.now().since(since) >= STANDS {
+                    backoff.reset();
+                } else {
+                    // Taken and dropped at once: the server would be asked again without a pause.
+                    let wait = backoff.next(false);
+                    let _ = tokio::time::timeout(wait, driver.woken.notified()).await;
+                }
             }
             Err(failed) => {
                 let wait = backoff.next(failed.kind() == Kind::Refused);

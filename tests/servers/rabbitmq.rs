@@ -3,6 +3,7 @@
 use helixmq::broker::Level;
 use helixmq::config::options::{DeadLetterQuery, PublisherOptions};
 use helixmq::error::{Fate, Kind};
+use helixmq::message::HeaderBlock;
 
 use super::*;
 
@@ -237,6 +238,93 @@ fn events_reach_each_group_and_patterns_work() {
         let incoming = next(&two);
         assert_eq!((text(&incoming).as_str(), incoming.message.key()), (expected, Some(&b"k"[..])));
         ack(&incoming);
+    }
+    hub.close(WAIT).unwrap();
+}
+
+/// Each of them would make the server close the connection under everything else that is on it.
+#[test]
+fn what_the_server_cannot_hold_is_refused_before_it_gets_there() {
+    let _alone = alone();
+    let hub = hub(json!({}));
+    let topic = topic();
+    publish(&hub, &topic, "first").unwrap();
+    let before = hub.health()["backends"].clone();
+    let (mut copies, mut many) = (HeaderBlock::default(), HeaderBlock::default());
+    copies.push("CC", b"elsewhere");
+    (0..60).for_each(|index| many.push(&format!("h{index}"), &[b'v'; 8000]));
+    let good = Record::new(b"x");
+    for (wrong, kind) in [
+        (Record { headers: copies.headers(), ..good }, Kind::Header),
+        (Record { headers: many.headers(), ..good }, Kind::Header),
+        (Record { ttl_ms: 5_000_000_000, ..good }, Kind::Unsupported),
+    ] {
+        let refused = hub.publish(&topic, Some(TopicKind::Task), &wrong, None, WAIT).unwrap_err();
+        assert_eq!(refused.kind(), kind, "{refused}");
+    }
+    publish(&hub, &topic, "last").unwrap();
+    assert_eq!(hub.health()["backends"], before, "the connection stood");
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn a_delayed_task_keeps_its_time_to_live() {
+    let _alone = alone();
+    let hub = hub(json!({}));
+    let (topic, inbox) = (topic(), inbox(&hub));
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    let start = Instant::now();
+    for (payload, delay_ms, ttl_ms) in [("never", 3000, 1000), ("later", 3000, 60_000)] {
+        let record = Record { delay_ms, ttl_ms, ..Record::new(payload.as_bytes()) };
+        hub.publish(&topic, Some(TopicKind::Task), &record, None, WAIT).unwrap();
+    }
+    assert_eq!(text(&next(&inbox)), "later");
+    assert!(start.elapsed() >= Duration::from_secs(3), "not at the end of the time to live of the other");
+    assert!(next_within(&inbox, Duration::from_secs(1)).is_none());
+    hub.close(WAIT).unwrap();
+}
+
+/// Another program deletes the queue; who consumes from it makes it again, who publishes to it does
+/// not know.
+#[test]
+fn a_queue_that_was_made_again_gets_its_delayed_tasks() {
+    let _alone = alone();
+    let (producer, worker) = (hub(json!({})), hub(json!({})));
+    let (topic, inbox) = (topic(), inbox(&worker));
+    let _sub = subscribe(&worker, json!({"topic": topic}), &inbox);
+    let delayed = Record { delay_ms: 2000, ..Record::new(b"late") };
+    for _ in 0..2 {
+        producer.publish(&topic, Some(TopicKind::Task), &delayed, None, WAIT).unwrap();
+        ack(&next(&inbox));
+        server(&["ctl", "delete_queue", &topic]);
+    }
+    for hub in [producer, worker] {
+        hub.close(WAIT).unwrap();
+    }
+}
+
+/// The queue of a pattern has a name without wildcards: it would get the retries of others.
+#[test]
+fn a_retry_goes_back_to_its_own_group() {
+    let _alone = alone();
+    let hub = hub(json!({}));
+    let name = topic().replace("tasks.", "user.");
+    let inboxes = [format!("{name}.*"), format!("{name}.x")].map(|pattern| {
+        let inbox = inbox(&hub);
+        let options = json!({"topic": pattern, "kind": "event", "retry": {"delay_ms": 1000, "jitter": false}});
+        (subscribe(&hub, options, &inbox), inbox)
+    });
+    hub.publish(&format!("{name}.x"), Some(TopicKind::Event), &Record::new(b"event"), None, WAIT).unwrap();
+    for (_, inbox) in &inboxes {
+        settle(next(inbox).token, Decision::Retry { delay: None, reason: "later" }).unwrap();
+    }
+    for (_, inbox) in &inboxes {
+        let again = next(inbox);
+        assert_eq!(again.attempt, 2);
+        ack(&again);
+    }
+    for (_, inbox) in &inboxes {
+        assert!(next_within(inbox, Duration::from_secs(1)).is_none(), "one copy for each");
     }
     hub.close(WAIT).unwrap();
 }

@@ -72,14 +72,16 @@ pub(super) async fn open(
                 } else if !denied && error.kind() != Kind::Closed {
                     error = super::error::error(Kind::BackendDown, error.message()).with_native(failed.to_string());
                 }
-                last = Failed { error, denied };
-                if denied {
-                    break;
+                // Another node may know us; if none does, a refusal is what there is to tell.
+                if denied || !last.denied {
+                    last = Failed { error, denied };
                 }
             }
             Err(_) => {
                 let text = format!("{place} did not answer within {share:?}");
-                last = Failed { error: error(Kind::BackendDown, text), denied: false };
+                if !last.denied {
+                    last = Failed { error: error(Kind::BackendDown, text), denied: false };
+                }
             }
         }
     }

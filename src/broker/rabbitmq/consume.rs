@@ -49,6 +49,9 @@ const OPEN_MAX: Duration = Duration::from_secs(5);
 /// Wait before a channel is opened again, or a message that could not be moved is looked at again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// What the client library brings.
+type Came = lapin::Result<lapin::message::Delivery>;
+
 /// A subscription, as long as the program has it.
 pub(super) struct Subscriber {
     pub spec: SubscribeSpec,
@@ -125,8 +128,7 @@ impl Subscriber {
                 return Ok(());
             }
         }
-        let late = || Err(error(Kind::Timeout, "the server did not open the consumer in time"));
-        match tokio::time::timeout(OPEN_MAX, self.open(&connection)).await.unwrap_or_else(|_| late()) {
+        match self.opened(&connection).await {
             Ok((channel, consumer)) => {
                 let own = Arc::clone(&self);
                 let task = tokio::spawn(async move { own.run(channel, consumer).await });
@@ -142,10 +144,24 @@ impl Subscriber {
         }
     }
 
-    async fn open(&self, connection: &Connection) -> Result<(Channel, Consumer)> {
+    async fn opened(&self, connection: &Connection) -> Result<(Channel, Consumer)> {
+        let late = |_| error(Kind::Timeout, "the server did not open the consumer in time");
+        let channel = tokio::time::timeout(OPEN_MAX, connection.create_channel()).await.map_err(late)?;
+        let channel = channel.map_err(|refused| of("a channel", &refused))?;
+        let consumer = tokio::time::timeout(OPEN_MAX, self.open(connection, &channel)).await;
+        match consumer.map_err(late).and_then(|opened| opened) {
+            Ok(consumer) => Ok((channel, consumer)),
+            Err(failed) => {
+                // A consumer that is granted late would take messages that nobody reads.
+                let _ = tokio::time::timeout(CLOSE_MAX, channel.close(200, "OK".into())).await;
+                Err(failed)
+            }
+        }
+    }
+
+    async fn open(&self, connection: &Connection, channel: &Channel) -> Result<Consumer> {
         let shared = self.shared.upgrade().ok_or_else(super::error::away)?;
         let topology = Topology { connection, queue_type: shared.settings.rabbitmq.queue_type };
-        let channel = connection.create_channel().await.map_err(|refused| of("a channel", &refused))?;
         let prefetch = u16::try_from(self.spec.prefetch).unwrap_or(u16::MAX);
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default()).await;
         qos.map_err(|refused| of("the prefetch", &refused))?;
@@ -156,27 +172,26 @@ impl Subscriber {
                 shared.know(pattern);
                 pattern.clone()
             }
-            TopicKind::Event => topology.group(&channel, &self.spec.group, pattern).await?,
+            TopicKind::Event => topology.group(channel, &self.spec.group, pattern).await?,
         };
         let consume =
             channel.basic_consume(short(&queue), "".into(), BasicConsumeOptions::default(), FieldTable::default());
         let consumer = consume.await.map_err(|refused| of(&format!("consuming `{queue}`"), &refused))?;
         self.state.lock().queue = queue;
-        Ok((channel, consumer))
+        Ok(consumer)
     }
 
     async fn run(self: Arc<Self>, channel: Channel, mut consumer: Consumer) {
         let cause = loop {
             let due = self.next_due();
+            // An end among what came is acted on below: what was settled is told first.
+            let mut end = None;
             tokio::select! {
-                delivered = consumer.next() => match delivered {
-                    Some(Ok(delivery)) => self.bring_in(delivery, &mut consumer),
-                    Some(Err(failed)) => break of("the channel ended", &failed),
-                    None => break error(Kind::BackendDown, "the server cancelled the consumer: its queue is gone"),
-                },
+                delivered = consumer.next() => end = self.bring_in(delivered, &mut consumer),
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => self.take_due(),
+                () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
             }
+            self.take_due();
             // Together: what was settled before the close is told before the channel goes.
             let (frames, closed) = {
                 let mut state = self.state.lock();
@@ -191,6 +206,9 @@ impl Subscriber {
             }
             if let Some(failed) = failed {
                 break of("the channel ended", &failed);
+            }
+            if let Some(end) = end {
+                break end;
             }
             if std::mem::take(&mut self.state.lock().reopens) {
                 break error(Kind::NotFound, "its queue was deleted");
@@ -213,7 +231,8 @@ impl Subscriber {
                 let Some(connection) = self.shared.upgrade().and_then(|shared| shared.consuming().ok()) else { break };
                 match self.start(&connection).await {
                     Ok(()) => break,
-                    Err(refused) if matches!(refused.kind(), Kind::Refused | Kind::Conflict | Kind::NotFound) => {
+                    // Not found is one that comes back: a classic queue whose node is down.
+                    Err(refused) if matches!(refused.kind(), Kind::Refused | Kind::Conflict | Kind::Name) => {
                         self.state.lock().lost = Some(refused);
                         self.sink.ready();
                     }
@@ -227,18 +246,27 @@ impl Subscriber {
         })
     }
 
-    fn bring_in(&self, first: lapin::message::Delivery, consumer: &mut Consumer) {
-        let mut rings = self.take_in(first);
+    /// Takes what has come; answers the end of the channel, which the stream tells once.
+    fn bring_in(&self, first: Option<Came>, consumer: &mut Consumer) -> Option<Error> {
+        let (mut rings, mut came, mut end) = (false, Some(first), None);
         for _ in 0..AT_ONCE {
-            match consumer.next().now_or_never() {
+            match came {
                 Some(Some(Ok(delivery))) => rings |= self.take_in(delivery),
-                // An end comes again when it is waited for: the stream says so from then on.
-                _ => break,
+                Some(Some(Err(failed))) => end = Some(of("the channel ended", &failed)),
+                Some(None) => {
+                    end = Some(error(Kind::BackendDown, "the server cancelled the consumer: its queue is gone"));
+                }
+                None => break,
             }
+            if end.is_some() {
+                break;
+            }
+            came = consumer.next().now_or_never();
         }
         if rings {
             self.sink.ready();
         }
+        end
     }
 
     /// Takes one delivery in; answers whether the sink must be told.
@@ -256,6 +284,11 @@ impl Subscriber {
         let message = Message::alone(&shared.pool, &Arc::from(topic), !shared.context.id_prefix, &record, stamp);
         let mut state = self.state.lock();
         state.acks.out(server_tag);
+        if incoming.expires_us.is_some_and(|expires_us| expires_us <= stamp.now_us) {
+            state.acks.ack(server_tag);
+            self.changed.notify_one();
+            return false;
+        }
         let Some(message) = message else {
             // No memory for it now: somebody else may have some.
             state.acks.requeue(server_tag);

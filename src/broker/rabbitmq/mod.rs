@@ -195,20 +195,8 @@ impl Shared {
         let queue_type = settings.rabbitmq.queue_type;
         let publisher = Publisher::new(&self, Arc::clone(&publishing), queue_type, settings.confirm_timeout);
         let publisher = tokio::spawn(publisher.run(taken));
-        let mut watchers = Vec::new();
-        for (connection, publishes) in [(&publishing, true), (&consuming, false)] {
-            let (own, connection) = (self.own.clone(), Arc::clone(connection));
-            let watching = tokio::spawn(async move {
-                watch(&connection, publishes, |word| {
-                    if let Some(shared) = own.upgrade() {
-                        shared.hear(epoch, word);
-                    }
-                })
-                .await;
-            });
-            watchers.push(watching);
-        }
-        let link = Link { epoch, watching: watchers, jobs, publisher, publishing, consuming };
+        let listened = [(Arc::clone(&publishing), true), (Arc::clone(&consuming), false)];
+        let link = Link { epoch, watching: Vec::new(), jobs, publisher, publishing, consuming };
         let before = {
             let mut present = self.link.lock();
             if self.closed.load(Ordering::Acquire) {
@@ -217,6 +205,22 @@ impl Shared {
                 present.replace(link)
             }
         };
+        // A loss that is told before the link is in its place would be nobody's.
+        for (connection, publishes) in listened {
+            let own = self.own.clone();
+            let watching = tokio::spawn(async move {
+                watch(&connection, publishes, |word| {
+                    if let Some(shared) = own.upgrade() {
+                        shared.hear(epoch, word);
+                    }
+                })
+                .await;
+            });
+            match &mut *self.link.lock() {
+                Some(link) if link.epoch == epoch => link.watching.push(watching),
+                _ => watching.abort(),
+            }
+        }
         if let Some(before) = before {
             before.watching.iter().for_each(JoinHandle::abort);
             self.keep(before.publisher);
@@ -230,13 +234,18 @@ impl Shared {
 
     /// A connection of `epoch` says something.
     fn hear(&self, epoch: Epoch, word: Word) {
+        if self.link.lock().as_ref().is_none_or(|link| link.epoch != epoch) {
+            return;
+        }
         let event = match word {
             Word::Blocked(reason) => BackendEvent::Blocked(reason),
             Word::Unblocked => BackendEvent::Unblocked,
             Word::Lost(cause) => {
                 let lost = self.link.lock().take_if(|link| link.epoch == epoch);
                 // The other connection has said so, or the broker was closed.
-                let Some(Link { publisher, publishing, consuming, .. }) = lost else { return };
+                let Some(Link { watching, publisher, publishing, consuming, .. }) = lost else { return };
+                // Whoever tells this is one of them, and has nothing left to wait for.
+                watching.iter().for_each(JoinHandle::abort);
                 self.keep(publisher);
                 for connection in [publishing, consuming] {
                     self.keep(tokio::spawn(async move {

@@ -127,7 +127,7 @@ async fn send(
     serial: Serial,
     out: Outgoing,
 ) -> Answer {
-    let Outgoing { body, properties } = out;
+    let Outgoing { body, properties, .. } = out;
     let properties: BasicProperties = if mandatory { wire::set_serial(&properties, serial) } else { properties };
     let options = BasicPublishOptions { mandatory, immediate: false };
     let handed = channel.basic_publish(wire::short(&exchange), wire::short(&key), options, &body, properties).await;
@@ -245,7 +245,7 @@ impl Publisher {
             .await;
             match step {
                 Step::Answers => self.on_answers(&mut answers),
-                Step::Late => self.on_late(),
+                Step::Late => {}
                 Step::Jobs => {
                     for job in batch.drain(..) {
                         if let Some((channel, exchange, key, mandatory, serial, out)) = self.begin(job).await {
@@ -255,11 +255,13 @@ impl Publisher {
                 }
                 Step::Ended => break,
             }
+            // Whatever woke it: a busy task would never see its timer.
+            self.on_late();
             if self.confirms.wants_barrier() && !self.barrier_open && flying.is_empty() {
                 if let Some(channel) = self.channel.clone() {
                     self.barrier_open = true;
                     let serial = self.enter(Done::Barrier, Arc::from(""));
-                    let out = Outgoing { body: Vec::new(), properties: BasicProperties::default() };
+                    let out = Outgoing { body: Vec::new(), properties: BasicProperties::default(), ttl_ms: 0 };
                     flying.push(send(channel, String::new(), "hmq.barrier".into(), false, serial, out));
                 }
             }
@@ -278,7 +280,12 @@ impl Publisher {
 
     /// Makes the server ready for a job; answers how it is sent. `None`: it has ended.
     async fn begin(&mut self, job: Job) -> Option<(Channel, String, String, bool, Serial, Outgoing)> {
-        let Job { topic, kind, outgoing, delay_s, done } = job;
+        let Job { topic, kind, mut outgoing, delay_s, done } = job;
+        if let Err(refused) = wire::check(&outgoing, self.connection.configuration().frame_max()) {
+            self.end(done, Outcome::Refused(refused));
+            return None;
+        }
+        wire::set_ttl(&mut outgoing, (delay_s > 0).then(|| self.clock.wall_us()));
         let late = || Err(error(Kind::BackendDown, format!("the server did not make `{topic}` ready in time")));
         let prepared = tokio::time::timeout(self.confirm_timeout, self.prepare(&topic, kind, delay_s)).await;
         match prepared.unwrap_or_else(|_| late()) {
@@ -436,6 +443,11 @@ impl Publisher {
         let now = self.clock.now();
         while let Some(serial) = self.sent.front().copied() {
             match self.open.get(&serial) {
+                // Posted again it would be there twice: it ends with its confirm or its channel.
+                Some(Open { done: Done::Moved(..), .. }) => {
+                    self.sent.pop_front();
+                    continue;
+                }
                 Some(open) if open.since.plus(self.confirm_timeout) > now => break,
                 Some(_) => {}
                 None => {

@@ -4,7 +4,8 @@
 //! task topic T       durable quorum queue T (classic with x-max-priority by configuration);
 //!                    published through the default exchange, so a queue is all there is
 //! event topic E      topic exchange hmq.events, routing key E
-//! group G, pattern P durable quorum queue hmq.group.G.P, bound to hmq.events with key P;
+//! group G, pattern P durable quorum queue hmq.group.G:P (wildcards as %2A and %23), bound to
+//!                    hmq.events with key P;
 //!                    a private group: an exclusive queue with a name of the server's
 //! delays             level n: topic exchange hmq.delay.n and quorum queue hmq.delay.n with a TTL of
 //!                    2^n seconds, which hands what has waited on to level n-1, and level 0 to
@@ -41,12 +42,31 @@ pub(super) const DELAY_S_MAX: u64 = (1 << LEVELS) - 1;
 /// The same on every version, so that an upgraded server finds its queues as they were declared.
 const DELIVERY_LIMIT: i64 = 1_000_000_000;
 
-/// The queue of a group of events.
-pub(super) fn group_queue(group: &Group, pattern: &str) -> Option<String> {
-    match group {
-        Group::Named(name) => Some(format!("hmq.group.{name}.{pattern}")),
-        Group::Private => None,
+/// Longest name of a queue that can be delayed to: the bits of the delay are in front of it.
+const QUEUE_NAME_BYTES_MAX: usize = 255 - 2 * LEVELS as usize;
+
+/// The queue of a group of events: another one for each group and pattern, without wildcards, as its
+/// name is a binding key for delays, too.
+fn group_queue(name: &str, pattern: &str) -> Result<String> {
+    let queue = format!("hmq.group.{}:{}", escaped(name), escaped(pattern));
+    if queue.len() > QUEUE_NAME_BYTES_MAX {
+        let text =
+            format!("group and pattern make a queue name of {} bytes, longest is {QUEUE_NAME_BYTES_MAX}", queue.len());
+        return Err(super::error::error(Kind::Name, text));
     }
+    Ok(queue)
+}
+
+/// Everything but the characters of topic names as `%` and two hexadecimal digits.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 /// Exchange and routing key that bring a message to `queue` after `seconds`.
@@ -91,7 +111,13 @@ impl Topology<'_> {
             }
         }
         limits(&mut arguments, spec);
-        self.queue(name, arguments).await
+        let declared = self.queue(name, arguments).await?;
+        if declared == Declared::Created {
+            // From the start: a delayed task may be on its way to an earlier queue of this name.
+            self.exchange(DUE).await?;
+            self.due(name).await?;
+        }
+        Ok(declared)
     }
 
     /// As [`Topology::task_queue`] with no settings; one that is there with others takes tasks, too.
@@ -149,15 +175,16 @@ impl Topology<'_> {
     /// The queue of a group; answers its name.
     pub async fn group(&self, channel: &lapin::Channel, group: &Group, pattern: &str) -> Result<String> {
         self.events().await?;
-        let name = match group_queue(group, pattern) {
-            Some(name) => {
+        let name = match group {
+            Group::Named(name) => {
+                let name = group_queue(name, pattern)?;
                 let mut arguments = FieldTable::default();
                 arguments.insert("x-queue-type".into(), text("quorum"));
                 arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
                 self.queue(&name, arguments).await?;
                 name
             }
-            None => {
+            Group::Private => {
                 let options =
                     QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
                 let made = channel.queue_declare("".into(), options, FieldTable::default()).await;
@@ -208,6 +235,11 @@ impl Topology<'_> {
             passes.await.map_err(|refused| of(&name, &refused))?;
             close(&channel).await;
         }
+        self.due(queue).await
+    }
+
+    /// Binds a queue to what has waited for it.
+    async fn due(&self, queue: &str) -> Result<()> {
         let channel = self.scratch().await?;
         let due = channel.queue_bind(
             short(queue),
@@ -321,6 +353,17 @@ mod tests {
             }
             level -= 1;
         }
+    }
+
+    #[test]
+    fn groups_have_queues_of_their_own() {
+        assert_eq!(group_queue("g", "orders.*").unwrap(), "hmq.group.g:orders.%2A");
+        let all = [("a.b", "c"), ("a", "b.c"), ("a", "*.c"), ("a", "%2A.c"), ("a:b", "c"), ("a", "b:c")];
+        let names: std::collections::HashSet<_> = all.iter().map(|(g, p)| group_queue(g, p).unwrap()).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(names.iter().all(|name| !name.contains(['*', '#'])));
+        let (group, pattern) = ("g".repeat(100), "p".repeat(100));
+        assert_eq!(group_queue(&group, &pattern).unwrap_err().kind(), Kind::Name);
     }
 
     #[test]

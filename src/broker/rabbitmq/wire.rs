@@ -10,6 +10,7 @@
 //!   hmq-key          the key (byte array)      hmq-time-us     the time, microseconds
 //!   hmq-tries        attempts made before      hmq-maybe-dup   perhaps a second copy
 //!   hmq-topic        the topic, of a message that took the way of a delay
+//!   hmq-expires-us   when its time to live ends, of a delayed one (microseconds since 1970)
 //!   hmq-serial       finds a returned message; of no meaning to a receiver
 //! ```
 
@@ -18,6 +19,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::BasicProperties;
 
 use super::confirms::Serial;
+use super::error::error;
+use crate::error::{Kind, Result};
 use crate::message::{HeaderBlock, MessageId, Record};
 
 const KEY: &str = "hmq-key";
@@ -26,7 +29,26 @@ const TRIES: &str = "hmq-tries";
 const MAYBE_DUP: &str = "hmq-maybe-dup";
 const SERIAL: &str = "hmq-serial";
 const TOPIC: &str = "hmq-topic";
-const OURS: [&str; 6] = [TOPIC, KEY, TIME_US, TRIES, MAYBE_DUP, SERIAL];
+const EXPIRES_US: &str = "hmq-expires-us";
+const OURS: [&str; 7] = [TOPIC, KEY, TIME_US, TRIES, MAYBE_DUP, SERIAL, EXPIRES_US];
+/// Set by servers on the way; of one hop only.
+const SERVERS: [&str; 9] = [
+    DELIVERY_COUNT,
+    "x-acquired-count",
+    "x-death",
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+    "x-last-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+];
+/// Name further queues to the server; it refuses them in any other form than a list of its own.
+const CARBON_COPIES: [&str; 2] = ["CC", "BCC"];
+/// Longest time to live that servers take, milliseconds.
+const TTL_MS_MAX: i64 = u32::MAX as i64;
+/// Properties but the headers, and what frames them.
+const PROPERTIES_BYTES_MAX: usize = 2048;
 /// Set by quorum queues on what they deliver again.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 /// Longest text of a property.
@@ -37,6 +59,8 @@ const SHORT_MAX: usize = 255;
 pub(super) struct Outgoing {
     pub body: Vec<u8>,
     pub properties: BasicProperties,
+    /// Time to live, milliseconds; 0 is none.
+    pub ttl_ms: i64,
 }
 
 /// The record as it goes out; its delay is the topology's matter. `made` names it if it has no id.
@@ -68,10 +92,7 @@ pub(super) fn outgoing(record: &Record<'_>, made: MessageId, now_us: i64, priori
     if priority {
         properties = properties.with_priority(record.priority);
     }
-    if record.ttl_ms > 0 {
-        properties = properties.with_expiration(short(&record.ttl_ms.to_string()));
-    }
-    Outgoing { body: record.payload.to_vec(), properties }
+    Outgoing { body: record.payload.to_vec(), properties, ttl_ms: record.ttl_ms }
 }
 
 /// Keeps the topic of a message whose routing key will tell of a delay.
@@ -79,6 +100,53 @@ pub(super) fn set_topic(out: &mut Outgoing, topic: &str) {
     let mut headers = out.properties.headers().clone().unwrap_or_default();
     headers.insert(TOPIC.into(), AMQPValue::LongString(topic.into()));
     out.properties = out.properties.clone().with_headers(headers);
+}
+
+/// Sets the time to live. Of a delayed message the server's own would end the delay early, and be
+/// gone after the first level: it is told in a header, which the receiving end goes by.
+pub(super) fn set_ttl(out: &mut Outgoing, delayed_at_us: Option<i64>) {
+    if out.ttl_ms <= 0 {
+        return;
+    }
+    let properties = std::mem::take(&mut out.properties);
+    out.properties = match delayed_at_us {
+        None => properties.with_expiration(short(&out.ttl_ms.to_string())),
+        Some(now_us) => {
+            let mut headers = properties.headers().clone().unwrap_or_default();
+            let expires_us = now_us.saturating_add(out.ttl_ms.saturating_mul(1000));
+            headers.insert(EXPIRES_US.into(), AMQPValue::LongLongInt(expires_us));
+            properties.with_headers(headers)
+        }
+    };
+}
+
+/// What a server would close the channel or the connection for, and so fail all that is on its way.
+pub(super) fn check(out: &Outgoing, frame_bytes_max: u32) -> Result<()> {
+    let empty = FieldTable::default();
+    let headers = out.properties.headers().as_ref().unwrap_or(&empty).inner();
+    let refused = |text: String| Err(error(Kind::Header, text));
+    if let Some(name) = headers.keys().find(|name| CARBON_COPIES.contains(&name.as_str())) {
+        return refused(format!("a header `{name}` would name further queues to a RabbitMQ server"));
+    }
+    let sizes = headers.iter().map(|(name, value)| name.as_str().len() + 16 + bytes_in(value));
+    let bytes = sizes.sum::<usize>() + PROPERTIES_BYTES_MAX;
+    if frame_bytes_max > 0 && bytes > frame_bytes_max as usize {
+        return refused(format!("headers of {bytes} bytes do not fit into a frame of {frame_bytes_max} bytes"));
+    }
+    if out.ttl_ms > TTL_MS_MAX {
+        let text = format!("ttl_ms: {} is more than {TTL_MS_MAX}, RabbitMQ's longest", out.ttl_ms);
+        return Err(error(Kind::Unsupported, text));
+    }
+    Ok(())
+}
+
+fn bytes_in(value: &AMQPValue) -> usize {
+    match value {
+        AMQPValue::LongString(text) => text.as_bytes().len(),
+        AMQPValue::ByteArray(bytes) => bytes.as_slice().len(),
+        // Made here, and small.
+        _ => 0,
+    }
 }
 
 /// Puts the serial of a publish where a return brings it back.
@@ -106,6 +174,8 @@ pub(super) struct Incoming {
     /// Attempts made before, by earlier copies and by deliveries that came back.
     pub attempts: u16,
     pub redelivered: bool,
+    /// When it is worth nothing any more, if it took the way of a delay.
+    pub expires_us: Option<i64>,
     /// The topic as the message tells it: its routing key, if it took no delay.
     pub topic: String,
 }
@@ -118,8 +188,8 @@ impl Incoming {
         let table = properties.headers().as_ref().unwrap_or(&empty);
         let mut headers = HeaderBlock::default();
         for (name, value) in table.inner() {
-            // What servers add on the way is theirs.
-            if !OURS.contains(&name.as_str()) && !name.as_str().starts_with("x-") {
+            let name_is_in = |names: &[&str]| names.contains(&name.as_str());
+            if !name_is_in(&OURS) && !name_is_in(&SERVERS) && !name_is_in(&CARBON_COPIES) {
                 headers.push(name.as_str(), &bytes_of(value));
             }
         }
@@ -136,6 +206,7 @@ impl Incoming {
             maybe_dup: table.inner().contains_key(MAYBE_DUP),
             attempts: u16::try_from(earlier.max(0)).unwrap_or(u16::MAX),
             redelivered: delivery.redelivered,
+            expires_us: number(table, EXPIRES_US),
             topic: table
                 .inner()
                 .get(TOPIC)
