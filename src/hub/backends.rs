@@ -400,3 +400,26 @@ impl BackendSink for Relay {
 pub(super) fn deadline(clock: &Clock, timeout: Timeout) -> Moment {
     timeout.map_or(Moment::NEVER, |limit| clock.now().plus(limit))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+
+    /// A connection that was lost before its attempt had ended was taken for one that stands.
+    #[test]
+    fn what_a_broker_says_during_an_attempt_is_newer_than_its_end() {
+        let (clock, second) = (Clock::virtual_(), Duration::from_secs(1));
+        let sink = Arc::new(Relay::default());
+        let context = Context { clock: clock.clone(), limits: Limits::tiny(), id_prefix: 7, hub: 0, sink };
+        let config = EmbeddedConfig { memory_bytes_max: 1 << 20, partitions: 1, topics: Vec::new() };
+        let backend = Backend::new(Embedded::open(config, context).unwrap(), 7, 1024);
+        drop(backend.attempt(&clock, second));
+        backend.on_event(&clock, BackendEvent::Lost(Error::new(Kind::BackendDown, "gone again")));
+        backend.concluded(&clock, &Ok(()));
+        assert_eq!(backend.state(), BackendState::Down);
+        drop(backend.attempt(&clock, second));
+        backend.concluded(&clock, &Ok(()));
+        assert_eq!(backend.state(), BackendState::Up);
+    }
+}
