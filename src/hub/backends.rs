@@ -200,9 +200,14 @@ impl Backend {
     /// Takes over how an attempt ended.
     pub(super) fn concluded(&self, clock: &Clock, answer: &Result<()>) -> Option<StateChange> {
         match answer {
-            // Lost or blocked while it was being restored.
-            Ok(()) if self.detail.lock().told => None,
-            Ok(()) => self.set(clock, BackendState::Up, None),
+            Ok(()) => {
+                let mut detail = self.detail.lock();
+                match detail.told {
+                    // Lost or blocked while it was being restored.
+                    true => None,
+                    false => self.set_detail(clock, &mut detail, BackendState::Up, None),
+                }
+            }
             Err(error) if error.kind() == Kind::Refused => self.set(clock, BackendState::Refused, Some(error.clone())),
             Err(error) => self.set(clock, BackendState::Down, Some(error.clone())),
         }
@@ -232,14 +237,23 @@ impl Backend {
     }
 
     fn set(&self, clock: &Clock, real: BackendState, cause: Option<Error>) -> Option<StateChange> {
-        let mut detail = self.detail.lock();
+        self.set_detail(clock, &mut self.detail.lock(), real, cause)
+    }
+
+    fn set_detail(
+        &self,
+        clock: &Clock,
+        detail: &mut Detail,
+        real: BackendState,
+        cause: Option<Error>,
+    ) -> Option<StateChange> {
         let before = self.state();
         detail.real = real;
         if cause.is_some() {
             detail.last_error.clone_from(&cause);
         }
         let after = if detail.forced { BackendState::Down } else { real };
-        self.publish_gate(clock, &mut detail, before, after, cause)
+        self.publish_gate(clock, detail, before, after, cause)
     }
 
     fn publish_gate(

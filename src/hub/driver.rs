@@ -142,6 +142,9 @@ async fn drive(hub: Weak<Shared>, backend: Arc<Backend>, driver: Arc<Driver>) {
             Ok(()) => {
                 let since = clock.now();
                 driver.woken.notified().await;
+                if hub.upgrade().is_none_or(|hub| hub.is_closing()) {
+                    return;
+                }
                 if clock.now().since(since) >= STANDS {
                     backoff.reset();
                 } else {

@@ -328,3 +328,43 @@ fn a_retry_goes_back_to_its_own_group() {
     }
     hub.close(WAIT).unwrap();
 }
+
+/// More than are taken from the client library at once.
+#[test]
+fn a_backlog_arrives_whole_and_in_order_with_a_large_prefetch() {
+    let _alone = alone();
+    let hub = hub(json!({"publish_window": 3000}));
+    let topic = topic();
+    let inbox = hub.inbox(InboxOptions::from_json(r#"{"capacity": 4000}"#).unwrap()).unwrap();
+    let publisher = hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap();
+    let payloads: Vec<String> = (0..2000).map(|index| index.to_string()).collect();
+    let records: Vec<Record<'_>> = payloads.iter().map(|payload| Record::new(payload.as_bytes())).collect();
+    let (count, failed) = publisher.send_inbox(&records, &[], &inbox, None);
+    assert_eq!(count, records.len(), "{failed:?}");
+    hub.flush(WAIT).unwrap();
+    let incoming = self::inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": 2000}), &incoming);
+    for payload in &payloads {
+        let delivery = next(&incoming);
+        assert_eq!(text(&delivery), *payload);
+        ack(&delivery);
+    }
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn a_user_with_rights_on_task_queues_alone_can_use_them() {
+    let _alone = alone();
+    let user = format!("limited-{}", std::process::id());
+    server(&["ctl", "add_user", &user, "limited"]);
+    server(&["ctl", "set_permissions", &user, "^tasks\\.", "^(tasks\\.|amq\\.default$)", "^tasks\\."]);
+    let hub = hub(json!({"rabbitmq": {"username": user, "password": "limited"}}));
+    let inbox = inbox(&hub);
+    let (first, second) = (topic(), topic());
+    let _sub = subscribe(&hub, json!({"topic": first}), &inbox);
+    publish(&hub, &first, "work").unwrap();
+    publish(&hub, &second, "more").unwrap();
+    assert_eq!(text(&next(&inbox)), "work");
+    hub.close(WAIT).unwrap();
+    server(&["ctl", "delete_user", &user]);
+}

@@ -248,20 +248,18 @@ impl Subscriber {
 
     /// Takes what has come; answers the end of the channel, which the stream tells once.
     fn bring_in(&self, first: Option<Came>, consumer: &mut Consumer) -> Option<Error> {
-        let (mut rings, mut came, mut end) = (false, Some(first), None);
-        for _ in 0..AT_ONCE {
+        let (mut rings, mut end) = (false, None);
+        // Whatever is taken from the stream is looked at: it comes once.
+        let further = (1..AT_ONCE).map_while(|_| consumer.next().now_or_never());
+        for came in std::iter::once(first).chain(further) {
             match came {
-                Some(Some(Ok(delivery))) => rings |= self.take_in(delivery),
-                Some(Some(Err(failed))) => end = Some(of("the channel ended", &failed)),
-                Some(None) => {
-                    end = Some(error(Kind::BackendDown, "the server cancelled the consumer: its queue is gone"));
-                }
-                None => break,
+                Some(Ok(delivery)) => rings |= self.take_in(delivery),
+                Some(Err(failed)) => end = Some(of("the channel ended", &failed)),
+                None => end = Some(error(Kind::BackendDown, "the server cancelled the consumer: its queue is gone")),
             }
             if end.is_some() {
                 break;
             }
-            came = consumer.next().now_or_never();
         }
         if rings {
             self.sink.ready();

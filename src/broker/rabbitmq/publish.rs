@@ -244,8 +244,12 @@ impl Publisher {
             })
             .await;
             match step {
-                Step::Answers => self.on_answers(&mut answers),
-                Step::Late => {}
+                // Also when answers come without a pause. Only now: every confirm that is here was taken.
+                Step::Answers => {
+                    self.on_answers(&mut answers);
+                    self.on_late();
+                }
+                Step::Late => self.on_late(),
                 Step::Jobs => {
                     for job in batch.drain(..) {
                         if let Some((channel, exchange, key, mandatory, serial, out)) = self.begin(job).await {
@@ -255,8 +259,6 @@ impl Publisher {
                 }
                 Step::Ended => break,
             }
-            // Whatever woke it: a busy task would never see its timer.
-            self.on_late();
             if self.confirms.wants_barrier() && !self.barrier_open && flying.is_empty() {
                 if let Some(channel) = self.channel.clone() {
                     self.barrier_open = true;

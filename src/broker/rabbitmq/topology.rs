@@ -111,11 +111,23 @@ impl Topology<'_> {
             }
         }
         limits(&mut arguments, spec);
+        self.delayable(name, arguments).await
+    }
+
+    /// A queue that gets what has waited for it, if it is new: a delayed message may be on its way to
+    /// an earlier queue of this name.
+    async fn delayable(&self, name: &str, arguments: FieldTable) -> Result<Declared> {
         let declared = self.queue(name, arguments).await?;
         if declared == Declared::Created {
-            // From the start: a delayed task may be on its way to an earlier queue of this name.
-            self.exchange(DUE).await?;
-            self.due(name).await?;
+            let bound = match self.exchange(DUE).await {
+                Ok(()) => self.due(name).await,
+                refused => refused,
+            };
+            match bound {
+                // Who may not delay can still use the queue.
+                Err(refused) if refused.kind() != Kind::Refused => return Err(refused),
+                Ok(()) | Err(_) => {}
+            }
         }
         Ok(declared)
     }
@@ -181,7 +193,7 @@ impl Topology<'_> {
                 let mut arguments = FieldTable::default();
                 arguments.insert("x-queue-type".into(), text("quorum"));
                 arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
-                self.queue(&name, arguments).await?;
+                self.delayable(&name, arguments).await?;
                 name
             }
             Group::Private => {
