@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,6 +153,8 @@ pub(super) struct Feed {
     clock: Clock,
     batch_max: usize,
     metrics: Arc<Metrics>,
+    /// The source has told of something since the last fetch began.
+    rung: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -210,6 +213,7 @@ impl Feed {
             clock: hub.context.clock.clone(),
             batch_max: hub.context.limits.fetch_batch,
             metrics: Arc::clone(&hub.metrics),
+            rung: AtomicBool::new(false),
             state: Mutex::new(state),
         }
     }
@@ -233,7 +237,9 @@ impl Feed {
                 *credit -= ready as u64;
             }
             if given == max {
-                break if state.buffer.is_empty() { state.flow } else { Flow::More };
+                // What the source said last may be older than its ring, if all of this was buffered.
+                let more = !state.buffer.is_empty() || (state.flow == Flow::Idle && self.rung.load(Ordering::SeqCst));
+                break if more { Flow::More } else { state.flow };
             }
             if ready == room && room < wanted {
                 // Paused or without credit: `pause` and `request` tell the sink again.
@@ -324,6 +330,11 @@ impl Feed {
         sought
     }
 
+    /// The source has something. Before whoever fetches is told.
+    pub(super) fn ring(&self) {
+        self.rung.store(true, Ordering::SeqCst);
+    }
+
     /// The leases of these tags have ended.
     pub(super) fn revoked(&self, tags: &[u64]) {
         self.metrics.add(Counter::Revoked, tags.len() as u64);
@@ -379,6 +390,7 @@ impl Feed {
         state.refilled = now;
         let credit = state.credit.map_or(usize::MAX, |credit| usize::try_from(credit).unwrap_or(usize::MAX));
         let wanted = room.max(state.batch).min(credit);
+        self.rung.store(false, Ordering::SeqCst);
         state.flow = collecting(deferred, || self.owner.source.fetch(wanted, &mut state.fetched));
         let State { fetched, buffer, counts, .. } = state;
         let mut ledger = self.ledger.as_ref().map(LedgerUse::entering);

@@ -361,6 +361,7 @@ impl SubShared {
         if super::feed::tell_later(self) {
             return;
         }
+        self.feed.ring();
         match &self.inbox {
             None => self.bell.ring(),
             Some(inbox) => {

@@ -368,3 +368,26 @@ fn a_user_with_rights_on_task_queues_alone_can_use_them() {
     hub.close(WAIT).unwrap();
     server(&["ctl", "delete_user", &user]);
 }
+
+/// A ring that came while deliveries were buffered was forgotten, and nothing came any more.
+#[test]
+fn a_small_prefetch_never_stalls() {
+    let _alone = alone();
+    let hub = hub(json!({"publish_window": 9000}));
+    let topic = topic();
+    let inbox = hub.inbox(InboxOptions::from_json(r#"{"capacity": 9000}"#).unwrap()).unwrap();
+    let publisher = hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap();
+    let payloads: Vec<String> = (0..8000).map(|index| index.to_string()).collect();
+    let records: Vec<Record<'_>> = payloads.iter().map(|payload| Record::new(payload.as_bytes())).collect();
+    let (count, failed) = publisher.send_inbox(&records, &[], &inbox, None);
+    assert_eq!(count, records.len(), "{failed:?}");
+    hub.flush(WAIT).unwrap();
+    let incoming = self::inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": 5}), &incoming);
+    for payload in &payloads {
+        let delivery = next(&incoming);
+        assert_eq!(text(&delivery), *payload);
+        ack(&delivery);
+    }
+    hub.close(WAIT).unwrap();
+}
