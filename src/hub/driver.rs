@@ -138,27 +138,22 @@ async fn drive(hub: Weak<Shared>, backend: Arc<Backend>, driver: Arc<Driver>) {
             hub.tell(change);
         }
         driver.answer(&answer);
-        match answer {
+        let denied = match answer {
             Ok(()) => {
                 let since = clock.now();
                 driver.woken.notified().await;
-                if hub.upgrade().is_none_or(|hub| hub.is_closing()) {
-                    return;
-                }
-                if clock.now().since(since) >= STANDS {
+                let closing = hub.upgrade().is_none_or(|hub| hub.is_closing());
+                if closing || clock.now().since(since) >= STANDS {
                     backoff.reset();
-                } else {
-                    // Taken and dropped at once: the server would be asked again without a pause.
-                    let wait = backoff.next(false);
-                    let _ = tokio::time::timeout(wait, driver.woken.notified()).await;
+                    continue;
                 }
+                // Taken and dropped at once: the server would be asked again without a pause.
+                false
             }
-            Err(failed) => {
-                let wait = backoff.next(failed.kind() == Kind::Refused);
-                // A loss or a close that comes meanwhile ends the wait.
-                let _ = tokio::time::timeout(wait, driver.woken.notified()).await;
-            }
-        }
+            Err(failed) => failed.kind() == Kind::Refused,
+        };
+        // A loss or a close that comes meanwhile ends the wait.
+        let _ = tokio::time::timeout(backoff.next(denied), driver.woken.notified()).await;
     }
 }
 

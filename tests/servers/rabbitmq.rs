@@ -250,13 +250,15 @@ fn what_the_server_cannot_hold_is_refused_before_it_gets_there() {
     let topic = topic();
     publish(&hub, &topic, "first").unwrap();
     let before = hub.health()["backends"].clone();
-    let (mut copies, mut many) = (HeaderBlock::default(), HeaderBlock::default());
+    let [mut copies, mut many, mut long] = [(); 3].map(|()| HeaderBlock::default());
     copies.push("CC", b"elsewhere");
+    long.push(&"n".repeat(256), b"cut to 255, it would be another");
     (0..60).for_each(|index| many.push(&format!("h{index}"), &[b'v'; 8000]));
     let good = Record::new(b"x");
     for (wrong, kind) in [
         (Record { headers: copies.headers(), ..good }, Kind::Header),
         (Record { headers: many.headers(), ..good }, Kind::Header),
+        (Record { headers: long.headers(), ..good }, Kind::Header),
         (Record { ttl_ms: 5_000_000_000, ..good }, Kind::Unsupported),
     ] {
         let refused = hub.publish(&topic, Some(TopicKind::Task), &wrong, None, WAIT).unwrap_err();
@@ -331,19 +333,28 @@ fn a_retry_goes_back_to_its_own_group() {
 
 /// More than are taken from the client library at once.
 #[test]
-fn a_backlog_arrives_whole_and_in_order_with_a_large_prefetch() {
+fn a_backlog_arrives_whole_with_a_large_prefetch() {
+    a_backlog_arrives_in_order(2000, 2000);
+}
+
+/// A ring that came while deliveries were buffered was forgotten, and nothing came any more.
+#[test]
+fn a_backlog_arrives_whole_with_a_small_prefetch() {
+    a_backlog_arrives_in_order(8000, 5);
+}
+
+fn a_backlog_arrives_in_order(messages: usize, prefetch: usize) {
     let _alone = alone();
-    let hub = hub(json!({"publish_window": 3000}));
-    let topic = topic();
-    let inbox = hub.inbox(InboxOptions::from_json(r#"{"capacity": 4000}"#).unwrap()).unwrap();
+    let hub = hub(json!({"publish_window": messages}));
+    let (topic, incoming) = (topic(), inbox(&hub));
+    let results = hub.inbox(InboxOptions::from_json(&json!({"capacity": messages}).to_string()).unwrap()).unwrap();
     let publisher = hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap();
-    let payloads: Vec<String> = (0..2000).map(|index| index.to_string()).collect();
+    let payloads: Vec<String> = (0..messages).map(|index| index.to_string()).collect();
     let records: Vec<Record<'_>> = payloads.iter().map(|payload| Record::new(payload.as_bytes())).collect();
-    let (count, failed) = publisher.send_inbox(&records, &[], &inbox, None);
-    assert_eq!(count, records.len(), "{failed:?}");
+    let (count, failed) = publisher.send_inbox(&records, &[], &results, None);
+    assert_eq!(count, messages, "{failed:?}");
     hub.flush(WAIT).unwrap();
-    let incoming = self::inbox(&hub);
-    let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": 2000}), &incoming);
+    let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": prefetch}), &incoming);
     for payload in &payloads {
         let delivery = next(&incoming);
         assert_eq!(text(&delivery), *payload);
@@ -367,27 +378,4 @@ fn a_user_with_rights_on_task_queues_alone_can_use_them() {
     assert_eq!(text(&next(&inbox)), "work");
     hub.close(WAIT).unwrap();
     server(&["ctl", "delete_user", &user]);
-}
-
-/// A ring that came while deliveries were buffered was forgotten, and nothing came any more.
-#[test]
-fn a_small_prefetch_never_stalls() {
-    let _alone = alone();
-    let hub = hub(json!({"publish_window": 9000}));
-    let topic = topic();
-    let inbox = hub.inbox(InboxOptions::from_json(r#"{"capacity": 9000}"#).unwrap()).unwrap();
-    let publisher = hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap();
-    let payloads: Vec<String> = (0..8000).map(|index| index.to_string()).collect();
-    let records: Vec<Record<'_>> = payloads.iter().map(|payload| Record::new(payload.as_bytes())).collect();
-    let (count, failed) = publisher.send_inbox(&records, &[], &inbox, None);
-    assert_eq!(count, records.len(), "{failed:?}");
-    hub.flush(WAIT).unwrap();
-    let incoming = self::inbox(&hub);
-    let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": 5}), &incoming);
-    for payload in &payloads {
-        let delivery = next(&incoming);
-        assert_eq!(text(&delivery), *payload);
-        ack(&delivery);
-    }
-    hub.close(WAIT).unwrap();
 }

@@ -85,6 +85,9 @@ impl Destination for RabbitDestination {
         let first_seq = batch.number(batch.records.len());
         let priority = self.kind == TopicKind::Task && shared.has_priorities();
         for (index, record) in batch.records.iter().enumerate() {
+            if let Err(refused) = wire::check_names(record.headers) {
+                return Taken { count: index, first_seq, level: None, stopped: Some(refused) };
+            }
             let made = MessageId::made(shared.context.id_prefix, first_seq + index as u64);
             let job = Job {
                 topic: Arc::clone(&self.topic),
@@ -127,8 +130,10 @@ async fn send(
     serial: Serial,
     out: Outgoing,
 ) -> Answer {
-    let Outgoing { body, properties, .. } = out;
-    let properties: BasicProperties = if mandatory { wire::set_serial(&properties, serial) } else { properties };
+    let Outgoing { body, mut properties, .. } = out;
+    if mandatory {
+        wire::set_serial(&mut properties, serial);
+    }
     let options = BasicPublishOptions { mandatory, immediate: false };
     let handed = channel.basic_publish(wire::short(&exchange), wire::short(&key), options, &body, properties).await;
     let answer = match handed {

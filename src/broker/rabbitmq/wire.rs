@@ -21,7 +21,7 @@ use lapin::BasicProperties;
 use super::confirms::Serial;
 use super::error::error;
 use crate::error::{Kind, Result};
-use crate::message::{HeaderBlock, MessageId, Record};
+use crate::message::{HeaderBlock, Headers, MessageId, Record};
 
 const KEY: &str = "hmq-key";
 const TIME_US: &str = "hmq-time-us";
@@ -97,9 +97,7 @@ pub(super) fn outgoing(record: &Record<'_>, made: MessageId, now_us: i64, priori
 
 /// Keeps the topic of a message whose routing key will tell of a delay.
 pub(super) fn set_topic(out: &mut Outgoing, topic: &str) {
-    let mut headers = out.properties.headers().clone().unwrap_or_default();
-    headers.insert(TOPIC.into(), AMQPValue::LongString(topic.into()));
-    out.properties = out.properties.clone().with_headers(headers);
+    set_header(&mut out.properties, TOPIC, AMQPValue::LongString(topic.into()));
 }
 
 /// Sets the time to live. Of a delayed message the server's own would end the delay early, and be
@@ -108,16 +106,38 @@ pub(super) fn set_ttl(out: &mut Outgoing, delayed_at_us: Option<i64>) {
     if out.ttl_ms <= 0 {
         return;
     }
-    let properties = std::mem::take(&mut out.properties);
-    out.properties = match delayed_at_us {
-        None => properties.with_expiration(short(&out.ttl_ms.to_string())),
-        Some(now_us) => {
-            let mut headers = properties.headers().clone().unwrap_or_default();
-            let expires_us = now_us.saturating_add(out.ttl_ms.saturating_mul(1000));
-            headers.insert(EXPIRES_US.into(), AMQPValue::LongLongInt(expires_us));
-            properties.with_headers(headers)
+    match delayed_at_us {
+        None => {
+            let properties = std::mem::take(&mut out.properties);
+            out.properties = properties.with_expiration(short(&out.ttl_ms.to_string()));
         }
-    };
+        Some(now_us) => {
+            let expires_us = now_us.saturating_add(out.ttl_ms.saturating_mul(1000));
+            set_header(&mut out.properties, EXPIRES_US, AMQPValue::LongLongInt(expires_us));
+        }
+    }
+}
+
+/// Puts the serial of a publish where a return brings it back.
+pub(super) fn set_serial(properties: &mut BasicProperties, serial: Serial) {
+    set_header(properties, SERIAL, AMQPValue::LongLongInt(serial as i64));
+}
+
+fn set_header(properties: &mut BasicProperties, name: &str, value: AMQPValue) {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(name.into(), value);
+    *properties = std::mem::take(properties).with_headers(headers);
+}
+
+/// A name that the protocol cannot hold, which [`short`] would cut.
+pub(super) fn check_names(headers: Headers<'_>) -> Result<()> {
+    match headers.into_iter().find(|(name, _)| name.len() > SHORT_MAX) {
+        Some((name, _)) => {
+            let text = format!("a header's name of {} bytes: RabbitMQ has at most {SHORT_MAX}", name.len());
+            Err(error(Kind::Header, text))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What a server would close the channel or the connection for, and so fail all that is on its way.
@@ -147,13 +167,6 @@ fn bytes_in(value: &AMQPValue) -> usize {
         // Made here, and small.
         _ => 0,
     }
-}
-
-/// Puts the serial of a publish where a return brings it back.
-pub(super) fn set_serial(properties: &BasicProperties, serial: Serial) -> BasicProperties {
-    let mut headers = properties.headers().clone().unwrap_or_default();
-    headers.insert(SERIAL.into(), AMQPValue::LongLongInt(serial as i64));
-    properties.clone().with_headers(headers)
 }
 
 /// The serial of a returned message.
