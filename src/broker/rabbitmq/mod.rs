@@ -340,6 +340,18 @@ impl Shared {
     }
 }
 
+/// Runs a call as [`on_runtime`] does, and no longer than until `deadline`: a queue without a leader
+/// answers nobody.
+fn in_time<T: Send + 'static>(
+    shared: &Shared,
+    deadline: Moment,
+    call: impl Future<Output = Result<T>> + Send + 'static,
+) -> Pending<T> {
+    let timeout = shared.timeout(deadline);
+    let late = |_| failure(Kind::Timeout, "the server did not answer in time");
+    on_runtime(async move { tokio::time::timeout(timeout, call).await.map_err(late)? })
+}
+
 /// Runs a call where its sockets and timers are, whoever waits for it.
 fn on_runtime<T: Send + 'static>(call: impl Future<Output = Result<T>> + Send + 'static) -> Pending<T> {
     match crate::runtime::handle() {
@@ -389,12 +401,12 @@ impl Broker for RabbitMq {
         on_runtime(Arc::clone(&self.shared).restore())
     }
 
-    fn declare(&self, topic: &str, kind: TopicKind, spec: &TopicSpec, _deadline: Moment) -> Pending<Declared> {
+    fn declare(&self, topic: &str, kind: TopicKind, spec: &TopicSpec, deadline: Moment) -> Pending<Declared> {
         if let Err(refused) = topology::check(kind, spec) {
             return ready(Err(refused));
         }
         let (shared, topic, spec) = (Arc::clone(&self.shared), topic.to_owned(), spec.clone());
-        on_runtime(async move {
+        in_time(&self.shared, deadline, async move {
             let connection = shared.publishing()?;
             let topology = Topology { connection: &connection, queue_type: shared.settings.rabbitmq.queue_type };
             if kind == TopicKind::Event {
@@ -451,24 +463,24 @@ impl Broker for RabbitMq {
 }
 
 impl Admin for RabbitMq {
-    fn describe(&self, pattern: &str, _deadline: Moment) -> Pending<Vec<Description>> {
+    fn describe(&self, pattern: &str, deadline: Moment) -> Pending<Vec<Description>> {
         match Pattern::parse(pattern) {
-            Ok(pattern) => on_runtime(Arc::clone(&self.shared).described(pattern)),
+            Ok(pattern) => in_time(&self.shared, deadline, Arc::clone(&self.shared).described(pattern)),
             Err(wrong) => ready(Err(wrong)),
         }
     }
 
-    fn purge(&self, topic: &str, _deadline: Moment) -> Pending<u64> {
+    fn purge(&self, topic: &str, deadline: Moment) -> Pending<u64> {
         let (shared, topic) = (Arc::clone(&self.shared), topic.to_owned());
-        on_runtime(async move {
+        in_time(&self.shared, deadline, async move {
             let connection = shared.publishing()?;
             Topology { connection: &connection, queue_type: QueueType::Quorum }.purge(&topic).await
         })
     }
 
-    fn delete(&self, topic: &str, _deadline: Moment) -> Pending<()> {
+    fn delete(&self, topic: &str, deadline: Moment) -> Pending<()> {
         let (shared, topic) = (Arc::clone(&self.shared), topic.to_owned());
-        on_runtime(async move {
+        in_time(&self.shared, deadline, async move {
             let connection = shared.publishing()?;
             Topology { connection: &connection, queue_type: QueueType::Quorum }.delete(&topic).await?;
             shared.known.lock().remove(&topic);
