@@ -33,7 +33,8 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "rabbitmq")]
 pub(crate) use backends::split_address;
 pub use backends::{
-    EmbeddedConfig, KafkaConfig, QueueType, RabbitmqConfig, SaslMechanism, SecurityProtocol, TlsConfig, TlsPolicy,
+    AuthMechanism, Declare, EmbeddedConfig, KafkaConfig, QueueType, RabbitmqConfig, SaslMechanism, SecurityProtocol,
+    TlsConfig, TlsPolicy,
 };
 pub use failover::{FailoverConfig, Overflow, SyncMode};
 pub use message::MessageDocument;
@@ -45,7 +46,7 @@ pub use options::{
 };
 pub use routes::{OnOutage, RouteConfig, TopicConfig, Wire};
 pub use secret::Secret;
-pub use time::parse_rfc3339;
+pub use time::{format_rfc3339, parse_rfc3339};
 
 use crate::broker::BackendKind;
 use crate::error::{Error, Kind, Result};

@@ -71,6 +71,29 @@ impl Pattern {
         self.matches(topic) && (!dead || asked)
     }
 
+    /// Whether some topic is one of both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        // For each number of first words of `other`: whether they have a topic in common with the words
+        // of `self` until now.
+        let mut common = vec![true];
+        for word in &other.words {
+            common.push(*word == Word::Any && common.last() == Some(&true));
+        }
+        for own in &self.words {
+            let mut next = vec![*own == Word::Any && common.first() == Some(&true)];
+            for (pair, word) in common.windows(2).zip(&other.words) {
+                let (before, beside) = (pair.first() == Some(&true), pair.last() == Some(&true));
+                next.push(match (own, word) {
+                    (Word::Any, _) | (_, Word::Any) => beside || next.last() == Some(&true),
+                    (Word::One, _) | (_, Word::One) => before,
+                    (Word::Literal(own), Word::Literal(word)) => before && own == word,
+                });
+            }
+            common = next;
+        }
+        common.last() == Some(&true)
+    }
+
     /// Whether `topic` is one of those it stands for. Takes time in proportion to the product of
     /// both lengths at worst, whatever the pattern.
     pub fn matches(&self, topic: &str) -> bool {
@@ -155,6 +178,22 @@ mod tests {
         assert!(matches("a.#.#.b", "a.b"));
         assert!(!matches("a.b", "a.b.c"));
         assert!(matches("a.b", "a.b"));
+    }
+
+    #[test]
+    fn patterns_overlap_where_they_share_a_topic() {
+        let overlap = |a: &str, b: &str| {
+            let (a, b) = (Pattern::parse(a).unwrap(), Pattern::parse(b).unwrap());
+            assert_eq!(a.overlaps(&b), b.overlaps(&a));
+            a.overlaps(&b)
+        };
+        for (a, b) in [("a.b", "a.b"), ("a.#", "a"), ("a.*", "#.b"), ("#", "#"), ("a.#.c", "a.b.*"), ("#.a", "b.#")] {
+            assert!(overlap(a, b), "{a} {b}");
+        }
+        for (a, b) in [("a.b", "a.c"), ("a.*", "a"), ("a.#", "b.#"), ("*.b", "a.c"), ("a.*", "a.b.c"), ("#.a", "#.b")] {
+            assert!(!overlap(a, b), "{a} {b}");
+        }
+        assert!(!overlap(&["#", "a"].repeat(30).join("."), &["#", "b"].repeat(30).join(".")));
     }
 
     #[test]

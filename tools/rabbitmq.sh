@@ -50,9 +50,11 @@ start)
             printf 'ssl_options.cacertfile = %s/tls/ca.pem\n' "$dir"
             printf 'ssl_options.certfile = %s/tls/server.pem\nssl_options.keyfile = %s/tls/server.key\n' "$dir" "$dir"
             printf 'ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = false\n'
+            printf 'auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN\nauth_mechanisms.3 = EXTERNAL\n'
+            printf 'ssl_cert_login_from = common_name\n'
         } >"$dir/rabbitmq.conf"
         tools/certificates.sh "$dir/tls"
-        echo '[].' >"$dir/plugins"
+        echo '[rabbitmq_auth_mechanism_ssl].' >"$dir/plugins"
         setsid $bin/rabbitmq-server >"$dir/log/console" 2>&1 </dev/null &
         $bin/rabbitmqctl -q wait --timeout 60 --pid $! >/dev/null || { tail -20 "$dir/log/console" >&2; exit 1; }
         $bin/rabbitmqctl -q await_startup --timeout 60

@@ -35,6 +35,8 @@ pub mod embedded;
 pub mod faulty;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(feature = "rabbitmq")]
+mod wire;
 
 pub use capability::{Capabilities, Support};
 

@@ -76,6 +76,26 @@ words! {
     }
 }
 
+words! {
+    /// How a login to a RabbitMQ server is made.
+    AuthMechanism {
+        /// Name and password.
+        Plain = "PLAIN",
+        /// The certificate of the client.
+        External = "EXTERNAL",
+    } ANY_CASE
+}
+
+words! {
+    /// What is done about queues and exchanges that are not there.
+    Declare {
+        /// They are made.
+        Active = "active",
+        /// Nothing is made; what is there is used as it is.
+        Passive = "passive",
+    }
+}
+
 /// A RabbitMQ server or cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -102,6 +122,9 @@ pub struct RabbitmqConfig {
     pub password_env: Option<String>,
     /// File that holds the password.
     pub password_file: Option<PathBuf>,
+    /// How the login is made.
+    #[serde(with = "As::<Word<AuthMechanism>>")]
+    pub auth_mechanism: AuthMechanism,
     /// Virtual host.
     #[serde(with = "As::<Text<255>>")]
     pub vhost: String,
@@ -111,6 +134,9 @@ pub struct RabbitmqConfig {
     /// Kind of the queues that are made here.
     #[serde(with = "As::<Word<QueueType>>")]
     pub queue_type: QueueType,
+    /// Whether queues and exchanges are made.
+    #[serde(with = "As::<Word<Declare>>")]
+    pub declare: Declare,
     /// Encryption; none: in the clear.
     pub tls: Option<TlsConfig>,
 }
@@ -126,9 +152,11 @@ impl Default for RabbitmqConfig {
             password: None,
             password_env: None,
             password_file: None,
+            auth_mechanism: AuthMechanism::Plain,
             vhost: "/".into(),
             heartbeat: Duration::from_secs(10),
             queue_type: QueueType::Quorum,
+            declare: Declare::Active,
             tls: None,
         }
     }

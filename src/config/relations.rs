@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::backends::{split_address, KafkaConfig, RabbitmqConfig, SaslMechanism, TlsConfig};
+use super::backends::{split_address, AuthMechanism, KafkaConfig, RabbitmqConfig, SaslMechanism, TlsConfig};
 use super::env::NAMED;
 use super::failover::SyncMode;
 use super::routes::{OnOutage, RouteConfig, Wire};
@@ -79,8 +79,8 @@ pub(super) fn unsupported(config: &Config) -> Option<Error> {
     if config.failover.dir.is_some() {
         return missing("failover.dir", "storage on disk");
     }
-    let form = config.routes.iter().position(|route| route.wire != Wire::Native)?;
-    missing(&format!("routes[{form}].wire"), "wire form but `native`")
+    let plain = config.routes.iter().position(|route| route.wire == Wire::Plain)?;
+    missing(&format!("routes[{plain}].wire"), "wire form `plain`, which is for Kafka,")
 }
 
 struct Context<'a> {
@@ -116,7 +116,19 @@ impl Context<'_> {
         check_addresses("rabbitmq.nodes", &section.nodes, false)?;
         let RabbitmqConfig { password, password_env, password_file, .. } = &mut section;
         self.secret("rabbitmq.password", password, password_env.as_deref(), password_file)?;
-        if section.password.is_none() {
+        if section.auth_mechanism == AuthMechanism::External {
+            let with_certificate = section.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
+            if !with_certificate {
+                let paths = ["rabbitmq.auth_mechanism", "rabbitmq.tls.cert_file"];
+                return Err(self.labels.conflict(paths, "{0} is EXTERNAL, but {1} is not set"));
+            }
+            if section.password.is_some() {
+                let paths = ["rabbitmq.password", "rabbitmq.auth_mechanism"];
+                return Err(self
+                    .labels
+                    .conflict(paths, "{0} is set, but {1} is EXTERNAL, which logs in by certificate"));
+            }
+        } else if section.password.is_none() {
             if section.username != "guest" {
                 let text = "{0} is set, but {1} is not";
                 return Err(self.labels.conflict(["rabbitmq.username", "rabbitmq.password"], text));

@@ -143,6 +143,23 @@ fn secrets_come_from_one_place_and_are_not_shown() {
 }
 
 #[test]
+fn a_login_by_certificate_needs_one_and_no_password() {
+    let with = |more: &str| over(&format!(r#"{{"rabbitmq":{{"host":"a","auth_mechanism":"external"{more}}}}}"#), &[]);
+    let tls = r#","tls":{"cert_file":"/c.pem","key_file":"/k.pem"}"#;
+    let config = with(tls).unwrap();
+    assert_eq!(config.rabbitmq.unwrap().auth_mechanism, AuthMechanism::External);
+    for (more, paths) in [
+        ("", ["rabbitmq.auth_mechanism", "rabbitmq.tls.cert_file"]),
+        (r#","tls":{}"#, ["rabbitmq.auth_mechanism", "rabbitmq.tls.cert_file"]),
+        (&format!(r#"{tls},"password":"hunter2""#), ["rabbitmq.password", "rabbitmq.auth_mechanism"]),
+    ] {
+        let refused = with(more).unwrap_err();
+        assert!(paths.iter().all(|path| refused.message().contains(path)), "{refused}");
+        assert!(!refused.message().contains("hunter2"));
+    }
+}
+
+#[test]
 fn what_is_in_force_is_a_document_again() {
     let json = r##"{"routes":[{"pattern":"#","wire":"native"}],"topics":[{"pattern":"a","partitions":2}]}"##;
     let config = Config::from_json(json).unwrap();

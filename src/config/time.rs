@@ -30,6 +30,31 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     (micros >= 0).then_some(micros)
 }
 
+/// A time in microseconds since 1970 as RFC 3339 text, in UTC, with no more digits than it needs.
+pub fn format_rfc3339(micros: i64) -> String {
+    let (seconds, fraction) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // At or before the right year, and at most a few from it.
+    let mut year = 1970 + days.div_euclid(366);
+    while days_since_1970(year + 1, 1, 1) <= days {
+        year += 1;
+    }
+    let mut day = days - days_since_1970(year, 1, 1);
+    let mut month = 1;
+    while day >= days_in(year, month) {
+        day -= days_in(year, month);
+        month += 1;
+    }
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let mut text = format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}", day + 1);
+    if fraction > 0 {
+        let figures = format!(".{fraction:06}");
+        text.push_str(figures.trim_end_matches('0'));
+    }
+    text.push('Z');
+    text
+}
+
 /// A duration such as `10s`, `500ms`, `2m`, `1h`, or a whole number of milliseconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
@@ -114,6 +139,17 @@ mod tests {
         assert_eq!(parse_rfc3339("2000-02-29t12:00:00.123456789z"), Some(951_825_600_123_456));
         assert_eq!(parse_rfc3339("2024-03-01 00:00:00+01:30"), Some(1_709_245_800_000_000));
         assert_eq!(parse_rfc3339("9999-12-31T23:59:59Z"), Some(253_402_300_799_000_000));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        assert_eq!(format_rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(format_rfc3339(482_196_050_520_000), "1985-04-12T23:20:50.52Z");
+        for day in 0..60_000_i64 {
+            let micros = day * 86_400_000_000 + day * 1_234_567;
+            let text = format_rfc3339(micros);
+            assert_eq!(parse_rfc3339(&text), Some(micros), "{text}");
+        }
     }
 
     #[test]

@@ -13,7 +13,6 @@ use super::types::{hmq_error, hmq_record, hmq_status, OK, PARTIAL};
 use crate::error::{Error, Kind, Result};
 use crate::hub::Inbox;
 use crate::message::{HeaderBlock, Headers, Record};
-use crate::sync::Deadline;
 
 /// Records handed to the hub at once.
 pub(super) const CHUNK: usize = 64;
@@ -100,7 +99,7 @@ impl Sent {
 }
 
 /// Hands the records of `source` on in chunks: `send` gets how many went before, the records and
-/// their tags, and answers as [`crate::hub::Publisher::send_batch`].
+/// their tags, and answers how many of them were taken and why no more.
 fn drive<'a>(
     own: &'a Prepared,
     mut source: impl Source<'a>,
@@ -152,19 +151,12 @@ pub(super) fn send_all<'a>(
     own: &'a Prepared,
     source: impl Source<'a>,
     timeout: Timeout,
-    mut each: Option<&mut [hmq_status]>,
+    each: Option<&mut [hmq_status]>,
 ) -> Sent {
-    let deadline = Deadline::after(timeout);
-    let sent = drive(own, source, |_, records, _| own.publisher.send_batch(records, deadline.left(), None));
-    if let Some(each) = &mut each {
-        for status in each.iter_mut().take(sent.accepted) {
-            *status = OK;
-        }
-        if let (Some(status), Some(error)) = (each.get_mut(sent.accepted), &sent.stopped) {
-            *status = error.kind().code();
-        }
-    }
-    sent
+    let mut sending = own.publisher.sending(timeout);
+    let sent = drive(own, source, |_, records, _| sending.send(records));
+    let (accepted, stopped) = sending.finish(sent.stopped, each);
+    Sent { accepted, stopped }
 }
 
 /// Publishes a batch whose outcomes come to `inbox`; `ops` gets their numbers.

@@ -101,8 +101,9 @@ pub unsafe extern "C" fn hmq_pub_send(
     })
 }
 
-/// Publishes messages in order and waits for their outcomes. It stops at the first that is not
-/// taken; those before it are taken, those after it were not tried (HMQ_E_CANCELLED in `each`).
+/// Publishes messages in order and waits for their outcomes. It stops at the first that is known
+/// not to be taken; those after it were not tried (HMQ_E_CANCELLED in `each`). A server has many of
+/// them on their way at once: some behind one that failed may be taken, and `each` says which.
 ///
 /// - `publisher`: in, borrow.
 /// - `records`: in, borrow: `count` messages, copied; each starts from HMQ_RECORD_INIT.
@@ -110,7 +111,7 @@ pub unsafe extern "C" fn hmq_pub_send(
 /// - `timeout_ms`: in: for all of them; -1 for ever, 0 try.
 /// - `each`: out, may be NULL: `count` statuses.
 /// - `accepted`: out, may be NULL: how many were taken.
-/// - `err`: out, own, may be NULL: why it stopped, also with HMQ_PARTIAL.
+/// - `err`: out, own, may be NULL: why the first that failed did, also with HMQ_PARTIAL.
 ///
 /// Codes: HMQ_OK if all were taken; HMQ_PARTIAL if some were; else as hmq_send.
 /// Threads: any.
@@ -146,7 +147,7 @@ pub unsafe extern "C" fn hmq_pub_send_batch(
 /// - `timeout_ms`: in: for all of them; -1 for ever, 0 try.
 /// - `each`: out, may be NULL: a status for each frame.
 /// - `accepted`: out, may be NULL: how many were taken.
-/// - `err`: out, own, may be NULL: why it stopped, also with HMQ_PARTIAL.
+/// - `err`: out, own, may be NULL: why the first that failed did, also with HMQ_PARTIAL.
 ///
 /// Codes: as hmq_pub_send_batch; HMQ_E_ARG for what is no frame: nothing was sent then.
 /// Threads: any.

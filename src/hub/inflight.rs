@@ -196,12 +196,100 @@ impl Answer {
                 return result;
             }
             if deadline.has_passed() {
-                let text = "no confirm came in time; the message may or may not have arrived";
-                return Err(Error::new(Kind::OutcomeUnknown, text).with_fate(Fate::Unknown));
+                return Err(no_confirm());
             }
             self.set.wait(heard, deadline);
         }
     }
+}
+
+/// The outcomes of the records of a batch, waited for by its caller.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    state: Mutex<AnswersState>,
+    changed: Bell,
+}
+
+/// Guarded together: a place, and the count of those that are open.
+#[derive(Debug, Default)]
+struct AnswersState {
+    places: Vec<Place>,
+    open: usize,
+    failed: bool,
+}
+
+#[derive(Debug)]
+enum Place {
+    Open,
+    Taken,
+    Failed(Error),
+}
+
+impl Answers {
+    /// Makes places for `count` more; answers the first.
+    pub(super) fn expect(&self, count: usize) -> usize {
+        let mut state = self.state.lock();
+        let first = state.places.len();
+        state.places.extend(std::iter::repeat_with(|| Place::Open).take(count));
+        state.open += count;
+        first
+    }
+
+    /// The last `count` places are not needed.
+    pub(super) fn forget(&self, count: usize) {
+        let mut state = self.state.lock();
+        let left = state.places.len().saturating_sub(count);
+        state.places.truncate(left);
+        state.open -= count;
+    }
+
+    /// Whether one is known to have failed.
+    pub(super) fn failed(&self) -> bool {
+        self.state.lock().failed
+    }
+
+    pub(super) fn set(&self, index: usize, result: Result<Receipt>) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(place) = state.places.get_mut(index) else { return };
+        *place = match result {
+            Ok(_) => Place::Taken,
+            Err(failed) => {
+                state.failed = true;
+                Place::Failed(failed)
+            }
+        };
+        state.open -= 1;
+        if state.open == 0 {
+            self.changed.ring();
+        }
+    }
+
+    /// Waits for all; answers why each failed. A wait that ends first leaves the rest unknown.
+    pub(super) fn wait(&self, deadline: Deadline) -> Vec<Option<Error>> {
+        loop {
+            let heard = self.changed.heard();
+            let mut state = self.state.lock();
+            if state.open == 0 || deadline.has_passed() {
+                return state
+                    .places
+                    .drain(..)
+                    .map(|place| match place {
+                        Place::Taken => None,
+                        Place::Failed(failed) => Some(failed),
+                        Place::Open => Some(no_confirm()),
+                    })
+                    .collect();
+            }
+            drop(state);
+            self.changed.wait(heard, deadline);
+        }
+    }
+}
+
+fn no_confirm() -> Error {
+    let text = "no confirm came in time; the message may or may not have arrived";
+    Error::new(Kind::OutcomeUnknown, text).with_fate(Fate::Unknown)
 }
 
 /// Completions for callbacks, called one by one on a thread of their own.

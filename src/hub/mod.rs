@@ -34,6 +34,7 @@ use crate::reentrancy::{as_callback, not_from_callback_of, Caller};
 use crate::sync::{Bell, Condvar, Deadline, Mutex, RwLock};
 
 pub mod backends;
+mod batch;
 pub mod dead_letters;
 mod driver;
 mod failover;
@@ -54,6 +55,7 @@ mod topics;
 
 pub use crate::sync::Timeout;
 pub use backends::{BrokerHandle, Role};
+pub use batch::Sending;
 pub use feed::Incoming;
 pub use health::MetricsFormat;
 pub use inbox::{Event, Inbox, InboxWaker, Polled};

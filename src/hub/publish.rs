@@ -9,8 +9,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::backends::Backend;
+use super::batch::Sending;
 use super::inbox::{Event, Inbox};
-use super::inflight::Done;
+use super::inflight::{Answer, Done};
 use super::route::Use;
 use super::{Hub, Shared, Timeout};
 use crate::broker::checked::check_record;
@@ -99,11 +100,11 @@ pub struct PublisherDefaults {
 #[derive(Clone)]
 pub struct Publisher(Arc<Prepared>);
 
-struct Prepared {
-    hub: Arc<Shared>,
-    outlet: Arc<Outlet>,
+pub(super) struct Prepared {
+    pub(super) hub: Arc<Shared>,
+    pub(super) outlet: Arc<Outlet>,
     defaults: PublisherDefaults,
-    require: Option<Level>,
+    pub(super) require: Option<Level>,
 }
 
 impl Hub {
@@ -164,27 +165,22 @@ impl Publisher {
         own.hub.publish_one(&own.outlet, record, own.require, timeout)
     }
 
-    /// Publishes records in order, up to the first that fails; answers how many, and that failure.
-    /// `each` gets the status of every record.
+    /// Publishes records in order, and waits for their outcomes: see [`Sending`]. Answers how many
+    /// were taken and the first failure; `each` gets the status of every record.
     pub fn send_batch(
         &self,
         records: &[Record<'_>],
         timeout: Timeout,
-        mut each: Option<&mut [i32]>,
+        each: Option<&mut [i32]>,
     ) -> (usize, Option<Error>) {
-        let own = &*self.0;
-        let (count, error) = own.hub.publish_many(&own.outlet, records, own.require, timeout);
-        if let Some(each) = &mut each {
-            let failed = error.as_ref().map_or(Kind::Cancelled, Error::kind);
-            for (index, status) in each.iter_mut().take(records.len()).enumerate() {
-                *status = match index.cmp(&count) {
-                    std::cmp::Ordering::Less => 0,
-                    std::cmp::Ordering::Equal => failed.code(),
-                    std::cmp::Ordering::Greater => Kind::Cancelled.code(),
-                };
-            }
-        }
-        (count, error)
+        let mut sending = self.sending(timeout);
+        let (_, stopped) = sending.send(records);
+        sending.finish(stopped, each)
+    }
+
+    /// The beginning of a batch, whose records may come in several parts.
+    pub fn sending(&self, timeout: Timeout) -> Sending<'_> {
+        Sending::new(&self.0, timeout)
     }
 
     /// Publishes one record; `done` is called once with its outcome, on a thread of the library.
@@ -271,7 +267,8 @@ impl Shared {
         }
     }
 
-    fn publish_many(
+    /// To an embedded broker, which answers at once.
+    pub(super) fn publish_many(
         &self,
         outlet: &Outlet,
         records: &[Record<'_>],
@@ -282,15 +279,6 @@ impl Shared {
         let checked = records.iter().position(|record| self.check_publish(outlet, record, require).is_err());
         let (good, bad) = records.split_at(checked.unwrap_or(records.len()));
         let refusal = || bad.first().and_then(|record| self.check_publish(outlet, record, require).err());
-        if outlet.backend.kind != BackendKind::Embedded {
-            let deadline = Deadline::after(timeout);
-            for (index, record) in good.iter().enumerate() {
-                if let Err(error) = self.send_and_wait(outlet, record, require, deadline.left()) {
-                    return (index, Some(error));
-                }
-            }
-            return (good.len(), refusal());
-        }
         let handed = self.hand_over(outlet, good, Ticket(0), timeout);
         let bytes = good.iter().take(handed.count).map(|record| record.payload.len()).sum();
         self.count_published(handed.count as u64, bytes);
@@ -344,15 +332,30 @@ impl Shared {
         require: Option<Level>,
         timeout: Timeout,
     ) -> Result<Receipt> {
-        let answer = Arc::new(super::inflight::Answer::default());
-        let (op, kind) = (self.next_id(), outlet.backend.kind);
+        let answer = Arc::new(Answer::default());
         let deadline = Deadline::after(timeout);
+        self.start_waiting(outlet, record, require, deadline, || {
+            let told = Arc::clone(&answer);
+            Box::new(move |result| told.set(result))
+        })?;
+        answer.wait(deadline).inspect_err(|error| self.count_unknown(error))
+    }
+
+    /// Starts a publish, and waits for room and space; `tell` makes what its outcome goes to.
+    pub(super) fn start_waiting(
+        &self,
+        outlet: &Outlet,
+        record: &Record<'_>,
+        require: Option<Level>,
+        deadline: Deadline,
+        tell: impl Fn() -> Done,
+    ) -> Result<()> {
+        let (op, kind) = (self.next_id(), outlet.backend.kind);
         let mut space: Option<Arc<SpaceBell>> = None;
         loop {
             self.check_publish(outlet, record, require)?;
-            let told = Arc::clone(&answer);
             // Its place in the window is given back while it waits for space.
-            let ticket = self.inflight.enter(deadline, op, kind, Box::new(move |result| told.set(result)))?;
+            let ticket = self.inflight.enter(deadline, op, kind, tell())?;
             let heard = space.as_ref().map(|space| space.hang_up(outlet));
             match (self.hand_over_ticket(outlet, record, ticket), &space, heard) {
                 (Err(error), ..) if error.kind() != Kind::Full || deadline.has_passed() => {
@@ -363,14 +366,15 @@ impl Shared {
                 (Err(_), Some(space), Some(heard)) => space.0.wait(heard, deadline),
                 // Once more, now that a bell is hung up.
                 (Err(_), ..) => space = Some(self.space_bell()),
-                (Ok(()), ..) => break,
+                (Ok(()), ..) => return Ok(()),
             }
         }
-        answer.wait(deadline).inspect_err(|error| {
-            if error.fate() == Some(Fate::Unknown) {
-                self.metrics.add(Counter::PublishUnknown, 1);
-            }
-        })
+    }
+
+    pub(super) fn count_unknown(&self, error: &Error) {
+        if error.fate() == Some(Fate::Unknown) {
+            self.metrics.add(Counter::PublishUnknown, 1);
+        }
     }
 
     /// Hands records over in order; waits for space for at most `timeout`.

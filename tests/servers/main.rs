@@ -14,6 +14,7 @@ use helixmq::hub::{settle, Decision, Event, Hub, Inbox, Incoming, Polled, Subscr
 use helixmq::message::{Record, TopicKind};
 use serde_json::{json, Value};
 
+mod forms;
 mod rabbitmq;
 mod tls;
 

@@ -1,7 +1,7 @@
 //! One after another: they stop the server under each other.
 
 use helixmq::broker::Level;
-use helixmq::config::options::{DeadLetterQuery, PublisherOptions};
+use helixmq::config::options::{DeadLetterQuery, PublisherOptions, TopicSelector};
 use helixmq::error::{Fate, Kind};
 use helixmq::message::HeaderBlock;
 
@@ -378,4 +378,69 @@ fn a_user_with_rights_on_task_queues_alone_can_use_them() {
     assert_eq!(text(&next(&inbox)), "work");
     hub.close(WAIT).unwrap();
     server(&["ctl", "delete_user", &user]);
+}
+
+/// Many on their way at once: one by one, a confirm for each, it would take a second.
+#[test]
+fn a_batch_is_pipelined_and_tells_of_each_record() {
+    let _alone = alone();
+    let hub = hub(json!({"publish_window": 100}));
+    let topic = topic();
+    let publisher = hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap();
+    publish(&hub, &topic, "first").unwrap();
+    let mut each = vec![-1; 1000];
+    let records = vec![Record::new(b"x"); 1000];
+    assert_eq!(publisher.send_batch(&records, WAIT, Some(&mut each)).0, 1000);
+    assert!(each.iter().all(|status| *status == 0));
+    let selector = TopicSelector::from_json(&json!({"name": topic}).to_string()).unwrap();
+    until("all in the queue", || hub.describe(&selector, WAIT).unwrap()[0]["messages"] == 1001);
+
+    // A header that the server would cut is refused by itself, and stops the batch.
+    let (name, mut headers) = ("n".repeat(256), HeaderBlock::default());
+    headers.push(&name, b"v");
+    let mut records = vec![Record::new(b"x"); 5];
+    records[2].headers = headers.headers();
+    let (count, failed) = publisher.send_batch(&records, WAIT, Some(&mut each));
+    assert_eq!((count, failed.unwrap().kind()), (2, Kind::Header));
+    assert_eq!(each[..5], [0, 0, Kind::Header.code(), Kind::Cancelled.code(), Kind::Cancelled.code()]);
+
+    // Told late: those that were on their way by then have outcomes of their own.
+    server(&["ctl", "delete_queue", &topic]);
+    let (count, failed) = publisher.send_batch(&vec![Record::new(b"x"); 50], WAIT, Some(&mut each));
+    assert_eq!((count, failed.unwrap().kind()), (0, Kind::Unroutable));
+    assert!(each[..50].iter().all(|status| [Kind::Unroutable.code(), Kind::Cancelled.code()].contains(status)));
+    assert_eq!(each[0], Kind::Unroutable.code());
+    hub.close(WAIT).unwrap();
+}
+
+/// Whoever publishes to a queue that does not answer waits for it; the others do not.
+#[test]
+fn a_queue_that_does_not_answer_holds_up_nobody_else() {
+    let _alone = alone();
+    let hub = hub(json!({"rabbitmq": {"queue_type": "classic"}}));
+    let (stuck, other) = (topic(), topic());
+    let lookup = format!("{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{stuck}\">>)), ");
+    publish(&hub, &stuck, "makes the queue").unwrap();
+    hub.close(WAIT).unwrap();
+    server(&["ctl", "eval", &format!("{lookup} sys:suspend(amqqueue:get_pid(Q)).")]);
+    let hub = crate::hub(json!({"rabbitmq": {"queue_type": "classic"}}));
+    let publisher = |topic: &str| {
+        hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap()
+    };
+    let told = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let publisher = publisher(&stuck);
+    for index in 0..3_u8 {
+        let told = std::sync::Arc::clone(&told);
+        let done = move |result: helixmq::error::Result<_>| told.lock().unwrap().push(result.map(|_| index));
+        publisher.send_async(&Record::new(&[index]), Box::new(done)).unwrap();
+    }
+    let start = Instant::now();
+    publish(&hub, &other, "x").unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(told.lock().unwrap().is_empty());
+    server(&["ctl", "eval", &format!("{lookup} sys:resume(amqqueue:get_pid(Q)).")]);
+    hub.flush(WAIT).unwrap();
+    let told: Vec<u8> = told.lock().unwrap().drain(..).map(Result::unwrap).collect();
+    assert_eq!(told, [0, 1, 2]);
+    hub.close(WAIT).unwrap();
 }

@@ -46,6 +46,29 @@ fn a_client_shows_its_certificate() {
     }
 }
 
+/// EXTERNAL: who it is, its certificate says.
+#[test]
+fn a_client_logs_in_by_its_certificate() {
+    let _alone = alone();
+    let external = || {
+        let tls = json!({
+            "ca_file": certificate("ca.pem"), "cert_file": certificate("client.pem"), "key_file": certificate("client.key"),
+        });
+        let more = json!({"connection_timeout_ms": 3000, "rabbitmq": {"tls": tls, "auth_mechanism": "EXTERNAL"}});
+        hub_at(tls_port(), more)
+    };
+    let hub = external();
+    until("the refusal", || state(&hub) == "refused");
+    hub.close(WAIT).unwrap();
+    server(&["ctl", "add_user", "client", "not told to the client"]);
+    server(&["ctl", "set_permissions", "client", ".*", ".*", ".*"]);
+    let hub = external();
+    let sent = publish(&hub, &topic(), "x");
+    server(&["ctl", "delete_user", "client"]);
+    sent.unwrap();
+    hub.close(WAIT).unwrap();
+}
+
 /// F48, F49: an authority that is not known, and a certificate of another name.
 #[test]
 fn f48_f49_a_server_that_is_not_trusted_is_refused() {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::tcp::AsyncTcpStream;
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{Connection, ConnectionProperties, Event};
 use openssl::ssl::SslConnector;
 
 use super::error::{error, is_denied, of};
-use crate::config::{split_address, RabbitmqConfig};
+use crate::config::{split_address, AuthMechanism, RabbitmqConfig};
 use crate::error::{Error, Kind};
 
 /// Largest frame, the server's own default; the client keeps 64 of them as buffers.
@@ -108,6 +108,10 @@ async fn one(
         query: AMQPQueryString {
             frame_max: Some(FRAME_BYTES_MAX),
             channel_max: Some(CHANNELS_MAX),
+            auth_mechanism: Some(match config.auth_mechanism {
+                AuthMechanism::Plain => SASLMechanism::Plain,
+                AuthMechanism::External => SASLMechanism::External,
+            }),
             heartbeat: Some(u16::try_from(config.heartbeat.as_secs()).unwrap_or(u16::MAX)),
             ..AMQPQueryString::default()
         },

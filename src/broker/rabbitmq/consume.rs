@@ -29,11 +29,11 @@ use tokio::sync::Notify;
 use super::acks::{Acks, Frame, ServerTag};
 use super::error::{error, of};
 use super::publish::{Done, Job};
-use super::topology::Topology;
-use super::wire::{self, short, Incoming};
+use super::wire::{self, short, Incoming, Outgoing, Target};
 use super::{Shared, CLOSE_MAX};
 use crate::broker::{Delivery, Flow, Sink, Source, Start, SubscribeSpec, Verdict};
 use crate::clock::{Clock, Moment};
+use crate::config::Wire;
 use crate::error::{Error, Kind, Result};
 use crate::message::{HeaderBlock, Message, Record, Stamp, TopicKind};
 use crate::pattern::DEAD_LETTER_SUFFIX;
@@ -161,18 +161,22 @@ impl Subscriber {
 
     async fn open(&self, connection: &Connection, channel: &Channel) -> Result<Consumer> {
         let shared = self.shared.upgrade().ok_or_else(super::error::away)?;
-        let topology = Topology { connection, queue_type: shared.settings.rabbitmq.queue_type };
+        let topology = shared.topology(connection);
         let prefetch = u16::try_from(self.spec.prefetch).unwrap_or(u16::MAX);
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default()).await;
         qos.map_err(|refused| of("the prefetch", &refused))?;
         let pattern = &self.spec.pattern;
+        let wire = shared.forms.of(pattern);
         let queue = match self.spec.kind {
             TopicKind::Task => {
-                topology.usable_task_queue(pattern).await?;
+                match wire {
+                    Wire::Helixagent => topology.shared_queue(pattern).await?,
+                    _ => topology.usable_task_queue(pattern).await?,
+                }
                 shared.know(pattern);
                 pattern.clone()
             }
-            TopicKind::Event => topology.group(channel, &self.spec.group, pattern).await?,
+            TopicKind::Event => topology.group(channel, &self.spec.group, pattern, wire).await?,
         };
         let consume =
             channel.basic_consume(short(&queue), "".into(), BasicConsumeOptions::default(), FieldTable::default());
@@ -271,7 +275,9 @@ impl Subscriber {
     fn take_in(&self, delivery: lapin::message::Delivery) -> bool {
         let Some(shared) = self.shared.upgrade() else { return false };
         let server_tag = delivery.delivery_tag;
-        let incoming = Incoming::of(delivery);
+        // A task comes with the routing key of its delay, or whatever its publisher took.
+        let asked = (self.spec.kind == TopicKind::Task).then_some(self.spec.pattern.as_str());
+        let incoming = Incoming::of(delivery, self.spec.kind, |topic| shared.forms.of(asked.unwrap_or(topic)));
         let topic: &str = match self.spec.kind {
             TopicKind::Task => &self.spec.pattern,
             TopicKind::Event => &incoming.topic,
@@ -300,43 +306,46 @@ impl Subscriber {
             redelivered: incoming.redelivered || incoming.attempts > 0,
             message,
         };
-        if incoming.body.len() > shared.settings.message_bytes_max {
-            self.move_too_large(&shared, &mut state, held);
+        let max = shared.settings.message_bytes_max;
+        let too_large = || format!("larger than message_bytes_max {max}");
+        if let Some(reason) = incoming.unreadable.or_else(|| (incoming.body.len() > max).then(too_large)) {
+            self.bury(&shared, &mut state, held, &reason);
             return false;
         }
         state.waiting.push_back(held);
         std::mem::take(&mut state.idle)
     }
 
-    /// A message over the limit becomes a dead letter, once.
-    fn move_too_large(&self, shared: &Shared, state: &mut State, held: Held) {
+    /// A message that no handler can have becomes a dead letter, once.
+    fn bury(&self, shared: &Shared, state: &mut State, held: Held, reason: &str) {
         let mut headers = HeaderBlock::default();
         headers.extend(held.message.headers(), &[]);
         headers.push("hmq-origin-topic", held.message.topic().as_bytes());
         headers.push("hmq-origin-kind", self.spec.kind.name().as_bytes());
-        let max = shared.settings.message_bytes_max;
-        headers.push("hmq-dead-reason", format!("larger than message_bytes_max {max}").as_bytes());
+        headers.push("hmq-dead-reason", reason.as_bytes());
         let id = held.message.id();
         let record = Record { headers: headers.headers(), ..Record::again(&held.message, id.as_str()) };
-        let out = wire::outgoing(&record, id, shared.context.clock.wall_us(), false);
         let topic = format!("{}{DEAD_LETTER_SUFFIX}", held.message.topic());
+        let target = Target { priority: false, ..shared.target(&topic, TopicKind::Task, Wire::Native) };
+        let out = wire::outgoing(&record, target, id, shared.context.clock.wall_us());
+        self.post(shared, state, held, Move { queue: &topic, wire: Wire::Native, outgoing: out, delay_s: 0 });
+    }
+
+    /// Publishes the copy of a delivery, which is acknowledged when that is confirmed.
+    fn post(&self, shared: &Shared, state: &mut State, held: Held, copy: Move<'_>) {
+        let Move { queue, wire, outgoing, delay_s } = copy;
         state.names += 1;
         let name = state.names;
         state.moving.insert(name, held);
         let done = Done::Moved(self.own.clone(), name);
-        self.post(
-            shared,
-            state,
-            Job { topic: Arc::from(topic), kind: TopicKind::Task, outgoing: out, delay_s: 0, done },
-        );
-    }
-
-    fn post(&self, shared: &Shared, state: &mut State, job: Job) {
-        let name = match &job.done {
-            Done::Moved(_, name) => *name,
-            Done::Ticket(_) | Done::Barrier => return,
-        };
-        let sent = shared.jobs().is_ok_and(|jobs| jobs.send(job).is_ok());
+        let sent = outgoing.and_then(|outgoing| {
+            let job = Job { topic: Arc::from(queue), kind: TopicKind::Task, wire, outgoing, delay_s, done };
+            shared.jobs().map(|jobs| jobs.send(job).is_ok())
+        });
+        let sent = sent.unwrap_or_else(|failed| {
+            tracing::debug!("a copy for {queue} cannot be published: {failed}");
+            false
+        });
         if !sent {
             if let Some(held) = state.moving.remove(&name) {
                 state.put_later(held, self.clock.now().plus(AGAIN));
@@ -421,6 +430,15 @@ async fn tell(channel: &Channel, frames: Vec<Frame>) -> Option<lapin::Error> {
         }
     });
     join_all(sent).await.into_iter().find_map(std::result::Result::err)
+}
+
+/// The copy of a delivery on its way to another queue.
+struct Move<'a> {
+    queue: &'a str,
+    /// Of the queue.
+    wire: Wire,
+    outgoing: Result<Outgoing>,
+    delay_s: u64,
 }
 
 impl State {
@@ -533,16 +551,15 @@ impl Subscriber {
             attempts: u16::try_from(held.attempts).unwrap_or(u16::MAX),
             ..Record::again(&held.message, id.as_str())
         };
-        let priority = self.spec.kind == TopicKind::Task && shared.has_priorities();
-        let mut out = wire::outgoing(&record, id, shared.context.clock.wall_us(), priority);
-        wire::set_topic(&mut out, held.message.topic());
-        state.names += 1;
-        let name = state.names;
-        let topic: Arc<str> = Arc::from(&*state.queue);
-        state.moving.insert(name, held);
+        let wire = shared.forms.of(held.message.topic());
+        let target = shared.target(held.message.topic(), self.spec.kind, wire);
+        let mut outgoing = wire::outgoing(&record, target, id, shared.context.clock.wall_us());
+        outgoing.iter_mut().for_each(|outgoing| wire::set_topic(outgoing, held.message.topic()));
         let delay_s = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
-        let done = Done::Moved(self.own.clone(), name);
-        self.post(shared, state, Job { topic, kind: TopicKind::Task, outgoing: out, delay_s, done });
+        // The queue of a group is ours, whatever the form of its events.
+        let wire = if self.spec.kind == TopicKind::Task { wire } else { Wire::Native };
+        let queue = state.queue.clone();
+        self.post(shared, state, held, Move { queue: &queue, wire, outgoing, delay_s });
     }
 }
 

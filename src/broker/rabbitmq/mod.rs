@@ -32,12 +32,14 @@ use self::consume::{RabbitSource, Subscriber};
 use self::error::{away, error as failure, BACKEND};
 use self::publish::{Job, Publisher, RabbitDestination};
 use self::topology::{Topology, DELAY_S_MAX};
+use self::wire::Target;
+use super::wire::Forms;
 use super::{
     Admin, BackendEvent, BackendKind, Broker, Capabilities, CloseReport, Context, Declared, Description, Destination,
     Epoch, Sink, Source, Stop, SubscribeSpec, Support, TopicSpec,
 };
 use crate::clock::Moment;
-use crate::config::{QueueType, RabbitmqConfig};
+use crate::config::{QueueType, RabbitmqConfig, RouteConfig, Wire};
 use crate::error::{Fate, Kind, Result};
 use crate::limits::NAME_BYTES_MAX;
 use crate::message::{Pool, TopicKind};
@@ -51,6 +53,7 @@ mod connect;
 mod consume;
 mod error;
 mod publish;
+mod ready;
 mod tls;
 mod topology;
 mod wire;
@@ -66,6 +69,8 @@ pub struct Settings {
     pub confirm_timeout: Duration,
     /// Largest payload, both ways.
     pub message_bytes_max: usize,
+    /// What forms the messages of which topics have.
+    pub routes: Vec<RouteConfig>,
 }
 
 /// The backend.
@@ -75,6 +80,7 @@ pub struct RabbitMq {
 
 struct Shared {
     settings: Settings,
+    forms: Forms,
     tls: Option<openssl::ssl::SslConnector>,
     context: Context,
     pool: Arc<Pool>,
@@ -109,11 +115,13 @@ impl RabbitMq {
     /// A backend that is not connected.
     ///
     /// # Errors
-    /// `Tls` for certificates and keys that cannot be used.
+    /// `Tls` for certificates and keys that cannot be used, `Name` for a route that is no pattern.
     pub fn open(settings: Settings, context: Context) -> Result<Arc<Self>> {
         let tls = settings.rabbitmq.tls.as_ref().map(tls::connector).transpose()?;
+        let forms = Forms::new(&settings.routes)?;
         let shared = Arc::new_cyclic(|own| Shared {
             settings,
+            forms,
             tls,
             context,
             // Deliveries are of all sizes, so their segments are made to measure and not kept.
@@ -160,6 +168,16 @@ impl Shared {
         self.settings.rabbitmq.queue_type == QueueType::Classic
     }
 
+    fn topology<'a>(&'a self, connection: &'a Connection) -> Topology<'a> {
+        Topology { connection, config: &self.settings.rabbitmq }
+    }
+
+    /// What a message of `topic` is published as.
+    fn target<'a>(&'a self, topic: &'a str, kind: TopicKind, wire: Wire) -> Target<'a> {
+        let priority = kind == TopicKind::Task && self.has_priorities();
+        Target { topic, kind, wire, source: &self.settings.name, priority }
+    }
+
     fn next_seq(&self) -> u64 {
         self.received.fetch_add(1, Ordering::Relaxed)
     }
@@ -191,9 +209,7 @@ impl Shared {
         })?;
         let (publishing, consuming) = (Arc::new(publishing), Arc::new(consuming));
         let (jobs, taken) = tokio::sync::mpsc::unbounded_channel();
-        let settings = &self.settings;
-        let queue_type = settings.rabbitmq.queue_type;
-        let publisher = Publisher::new(&self, Arc::clone(&publishing), queue_type, settings.confirm_timeout);
+        let publisher = Publisher::new(&self, Arc::clone(&publishing));
         let publisher = tokio::spawn(publisher.run(taken));
         let listened = [(Arc::clone(&publishing), true), (Arc::clone(&consuming), false)];
         let link = Link { epoch, watching: Vec::new(), jobs, publisher, publishing, consuming };
@@ -317,7 +333,7 @@ impl Shared {
     async fn described(self: Arc<Self>, pattern: Pattern) -> Result<Vec<Description>> {
         let names: Vec<String> = self.known.lock().iter().filter(|name| pattern.matches(name)).cloned().collect();
         let connection = self.publishing()?;
-        let topology = Topology { connection: &connection, queue_type: self.settings.rabbitmq.queue_type };
+        let topology = self.topology(&connection);
         let mut out = Vec::new();
         for name in names {
             if let Some((messages, consumers)) = topology.passive(&name).await? {
@@ -408,15 +424,25 @@ impl Broker for RabbitMq {
         let (shared, topic, spec) = (Arc::clone(&self.shared), topic.to_owned(), spec.clone());
         in_time(&self.shared, deadline, async move {
             let connection = shared.publishing()?;
-            let topology = Topology { connection: &connection, queue_type: shared.settings.rabbitmq.queue_type };
-            if kind == TopicKind::Event {
-                return topology.events().await.map(|()| Declared::Existed);
-            }
+            let topology = shared.topology(&connection);
+            let shares = shared.forms.of(&topic) == Wire::Helixagent;
             let asks_nothing = spec == TopicSpec::default();
-            let declared = match asks_nothing && topology.passive(&topic).await?.is_some() {
-                true => Declared::Existed,
-                false => topology.task_queue(&topic, &spec).await?,
-            };
+            let declared = match kind {
+                TopicKind::Event if shares => topology.shared_exchange(&topic).await.map(|()| Declared::Existed),
+                TopicKind::Event => topology.events().await.map(|()| Declared::Existed),
+                TopicKind::Task if asks_nothing && topology.passive(&topic).await?.is_some() => Ok(Declared::Existed),
+                TopicKind::Task if shares && asks_nothing => {
+                    topology.shared_queue(&topic).await.map(|()| Declared::Created)
+                }
+                TopicKind::Task if shares => Err(failure(
+                    Kind::Unsupported,
+                    "a queue in the form helixagent has the settings of the package of that name, and no others",
+                )),
+                TopicKind::Task => topology.task_queue(&topic, &spec).await,
+            }?;
+            if kind == TopicKind::Event {
+                return Ok(declared);
+            }
             shared.know(&topic);
             Ok(declared)
         })
@@ -434,6 +460,7 @@ impl Broker for RabbitMq {
             Arc::new(RabbitDestination {
                 topic: Arc::from(topic),
                 kind,
+                wire: self.shared.forms.of(topic),
                 shared: Arc::downgrade(&self.shared),
                 order: Mutex::default(),
             })
@@ -448,6 +475,10 @@ impl Broker for RabbitMq {
         }
         if spec.lease.is_some() {
             return none("a lease: its server's consumer timeout is for all");
+        }
+        let shares = |pattern: &Pattern| !pattern.is_exact() && self.shared.forms.shares(pattern);
+        if Pattern::parse(&spec.pattern).is_ok_and(|pattern| shares(&pattern)) {
+            return none("wildcards over topics in the form helixagent, which have an exchange each");
         }
         on_runtime(Arc::clone(&self.shared).subscribe(spec.clone(), sink))
     }
@@ -474,7 +505,7 @@ impl Admin for RabbitMq {
         let (shared, topic) = (Arc::clone(&self.shared), topic.to_owned());
         in_time(&self.shared, deadline, async move {
             let connection = shared.publishing()?;
-            Topology { connection: &connection, queue_type: QueueType::Quorum }.purge(&topic).await
+            shared.topology(&connection).purge(&topic).await
         })
     }
 
@@ -482,7 +513,7 @@ impl Admin for RabbitMq {
         let (shared, topic) = (Arc::clone(&self.shared), topic.to_owned());
         in_time(&self.shared, deadline, async move {
             let connection = shared.publishing()?;
-            Topology { connection: &connection, queue_type: QueueType::Quorum }.delete(&topic).await?;
+            shared.topology(&connection).delete(&topic).await?;
             shared.known.lock().remove(&topic);
             shared.deleted.fetch_add(1, Ordering::AcqRel);
             let all = shared.live_subscribers();

@@ -12,7 +12,7 @@
 //! How many jobs there can be is bounded above: by the hub's publish window, and by the prefetch of
 //! the sources whose messages are moved.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,31 +22,32 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::StreamExt;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
+use lapin::types::ShortString;
+use lapin::{Channel, Confirmation, Connection, ErrorKind};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::confirms::{Confirm, Confirms, Ending, Serial};
 use super::consume::Subscriber;
 use super::error::{away, error, of, unknown};
-use super::topology::{delayed, level_of, Topology, EVENTS};
-use super::wire::{self, Outgoing};
+use super::ready::{Admitted, Prepared, Readiness};
+use super::topology::{delayed, EVENTS};
+use super::wire::{self, short, Outgoing};
 use super::Shared;
 use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
 use crate::clock::{Clock, Moment};
-use crate::config::QueueType;
+use crate::config::Wire;
 use crate::error::{Error, Kind};
 use crate::message::{MessageId, TopicKind};
 
 /// Rounds of jobs taken before confirms are looked at again.
 const JOBS_AT_ONCE: usize = 64;
-/// A queue that was deleted is not made again for so long.
-const GONE_FOR: Duration = Duration::from_secs(1);
-
 /// One message on its way to the server.
 #[derive(Debug)]
 pub(super) struct Job {
     pub topic: Arc<str>,
     pub kind: TopicKind,
+    /// Where messages of its topic go depends on their form.
+    pub wire: Wire,
     pub outgoing: Outgoing,
     /// Whole seconds.
     pub delay_s: u64,
@@ -68,6 +69,7 @@ pub(super) enum Done {
 pub(super) struct RabbitDestination {
     pub topic: Arc<str>,
     pub kind: TopicKind,
+    pub wire: Wire,
     pub shared: Weak<Shared>,
     /// Publishers of one topic hand over one after another, so that numbers are in order.
     pub order: crate::sync::Mutex<()>,
@@ -83,16 +85,18 @@ impl Destination for RabbitDestination {
             Err(down) => return nothing(down),
         };
         let first_seq = batch.number(batch.records.len());
-        let priority = self.kind == TopicKind::Task && shared.has_priorities();
+        let target = shared.target(&self.topic, self.kind, self.wire);
         for (index, record) in batch.records.iter().enumerate() {
-            if let Err(refused) = wire::check_names(record.headers) {
-                return Taken { count: index, first_seq, level: None, stopped: Some(refused) };
-            }
             let made = MessageId::made(shared.context.id_prefix, first_seq + index as u64);
+            let outgoing = match wire::outgoing(record, target, made, batch.now_us) {
+                Ok(outgoing) => outgoing,
+                Err(refused) => return Taken { count: index, first_seq, level: None, stopped: Some(refused) },
+            };
             let job = Job {
                 topic: Arc::clone(&self.topic),
                 kind: self.kind,
-                outgoing: wire::outgoing(record, made, batch.now_us, priority),
+                wire: self.wire,
+                outgoing,
                 delay_s: u64::try_from(record.delay_ms).unwrap_or_default().div_ceil(1000),
                 done: Done::Ticket(Ticket(batch.first_ticket.0 + index as u64)),
             };
@@ -122,21 +126,21 @@ impl std::fmt::Debug for RabbitDestination {
 /// How the server answered a publish.
 type Answer = (Serial, lapin::Result<Confirmation>);
 
-async fn send(
+/// A publish as it is handed to the client library.
+struct Flight {
     channel: Channel,
-    exchange: String,
-    key: String,
+    exchange: ShortString,
+    key: ShortString,
     mandatory: bool,
     serial: Serial,
-    out: Outgoing,
-) -> Answer {
-    let Outgoing { body, mut properties, .. } = out;
-    if mandatory {
-        wire::set_serial(&mut properties, serial);
-    }
+    outgoing: Outgoing,
+}
+
+async fn send(flight: Flight) -> Answer {
+    let Flight { channel, exchange, key, mandatory, serial, outgoing } = flight;
     let options = BasicPublishOptions { mandatory, immediate: false };
-    let handed = channel.basic_publish(wire::short(&exchange), wire::short(&key), options, &body, properties).await;
-    let answer = match handed {
+    let (body, properties) = outgoing.finished(mandatory.then_some(serial));
+    let answer = match channel.basic_publish(exchange, key, options, &body, properties).await {
         Ok(confirm) => confirm.await,
         Err(failed) => Err(failed),
     };
@@ -150,26 +154,14 @@ struct Open {
     topic: Arc<str>,
 }
 
-/// What a topic needs before the first message goes to it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Ready {
-    Queue(Arc<str>),
-    Events,
-    Delays(u32, Arc<str>),
-}
-
 /// The publishing end of one connection.
 pub(super) struct Publisher {
     shared: Weak<Shared>,
     clock: Clock,
     connection: Arc<Connection>,
-    queue_type: QueueType,
     confirm_timeout: Duration,
     channel: Option<Channel>,
-    ready: HashSet<Ready>,
-    /// Deleted by others a moment ago, and when they may be made again.
-    gone: HashMap<Arc<str>, Moment>,
-    deleted_seen: u64,
+    readiness: Readiness,
     confirms: Confirms,
     open: HashMap<Serial, Open>,
     /// In the order they were sent, to find those that are late.
@@ -183,27 +175,21 @@ pub(super) struct Publisher {
 enum Step {
     Answers,
     Jobs,
+    Prepared(Prepared),
     Late,
     Ended,
 }
 
 impl Publisher {
-    pub fn new(
-        shared: &Arc<Shared>,
-        connection: Arc<Connection>,
-        queue_type: QueueType,
-        confirm_timeout: Duration,
-    ) -> Self {
+    pub fn new(shared: &Arc<Shared>, connection: Arc<Connection>) -> Self {
+        let confirm_timeout = shared.settings.confirm_timeout;
         Self {
             shared: Arc::downgrade(shared),
             clock: shared.context.clock.clone(),
+            readiness: Readiness::new(shared, Arc::clone(&connection), confirm_timeout),
             connection,
-            queue_type,
             confirm_timeout,
             channel: None,
-            ready: HashSet::new(),
-            gone: HashMap::new(),
-            deleted_seen: 0,
             confirms: Confirms::default(),
             open: HashMap::new(),
             sent: VecDeque::new(),
@@ -234,6 +220,9 @@ impl Publisher {
                 if !answers.is_empty() {
                     return Poll::Ready(Step::Answers);
                 }
+                if let Poll::Ready(prepared) = self.readiness.poll_prepared(context) {
+                    return Poll::Ready(Step::Prepared(prepared));
+                }
                 if !ended {
                     match jobs.poll_recv_many(context, &mut batch, JOBS_AT_ONCE) {
                         Poll::Ready(0) => ended = true,
@@ -242,7 +231,7 @@ impl Publisher {
                     }
                 }
                 // What has been told as unknown need not be waited for.
-                if ended && (flying.is_empty() || self.open.is_empty()) {
+                if ended && self.readiness.nobody_waits() && (flying.is_empty() || self.open.is_empty()) {
                     return Poll::Ready(Step::Ended);
                 }
                 std::future::Future::poll(late.as_mut(), context).map(|()| Step::Late)
@@ -255,27 +244,38 @@ impl Publisher {
                     self.on_late();
                 }
                 Step::Late => self.on_late(),
+                Step::Prepared(prepared) => {
+                    let (jobs, result) = self.readiness.on_prepared(prepared);
+                    for job in jobs {
+                        match &result {
+                            Ok(()) => flying.extend(self.begin(job).await.map(send)),
+                            Err(failed) => self.refuse(job.done, failed.clone()),
+                        }
+                    }
+                }
                 Step::Jobs => {
                     for job in batch.drain(..) {
-                        if let Some((channel, exchange, key, mandatory, serial, out)) = self.begin(job).await {
-                            flying.push(send(channel, exchange, key, mandatory, serial, out));
-                        }
+                        flying.extend(self.begin(job).await.map(send));
                     }
                 }
                 Step::Ended => break,
             }
-            if self.confirms.wants_barrier() && !self.barrier_open && flying.is_empty() {
-                if let Some(channel) = self.channel.clone() {
-                    self.barrier_open = true;
-                    let serial = self.enter(Done::Barrier, Arc::from(""));
-                    let out = Outgoing { body: Vec::new(), properties: BasicProperties::default(), ttl_ms: 0 };
-                    flying.push(send(channel, String::new(), "hmq.barrier".into(), false, serial, out));
-                }
+            if flying.is_empty() {
+                flying.extend(self.barrier().map(send));
             }
             self.tell();
         }
         self.give_up(&away());
         self.tell();
+    }
+
+    /// What brings a confirm to those that wait for one more.
+    fn barrier(&mut self) -> Option<Flight> {
+        let channel = self.channel.clone().filter(|_| self.confirms.wants_barrier() && !self.barrier_open)?;
+        self.barrier_open = true;
+        let serial = self.enter(Done::Barrier, Arc::from(""));
+        let (exchange, key) = ("".into(), "hmq.barrier".into());
+        Some(Flight { channel, exchange, key, mandatory: false, serial, outgoing: Outgoing::default() })
     }
 
     fn enter(&mut self, done: Done, topic: Arc<str>) -> Serial {
@@ -285,81 +285,62 @@ impl Publisher {
         self.serials
     }
 
-    /// Makes the server ready for a job; answers how it is sent. `None`: it has ended.
-    async fn begin(&mut self, job: Job) -> Option<(Channel, String, String, bool, Serial, Outgoing)> {
-        let Job { topic, kind, mut outgoing, delay_s, done } = job;
-        if let Err(refused) = wire::check(&outgoing, self.connection.configuration().frame_max()) {
-            self.end(done, Outcome::Refused(refused));
+    /// Answers how a job is sent. `None`: it waits for its topic, or has ended.
+    async fn begin(&mut self, job: Job) -> Option<Flight> {
+        if let Err(refused) = wire::check(&job.outgoing, self.connection.configuration().frame_max()) {
+            self.end(job.done, Outcome::Refused(refused));
             return None;
         }
-        wire::set_ttl(&mut outgoing, (delay_s > 0).then(|| self.clock.wall_us()));
-        let late = || Err(error(Kind::BackendDown, format!("the server did not make `{topic}` ready in time")));
-        let prepared = tokio::time::timeout(self.confirm_timeout, self.prepare(&topic, kind, delay_s)).await;
-        match prepared.unwrap_or_else(|_| late()) {
-            Ok(channel) => {
-                let (exchange, key) = match (kind, delay_s) {
-                    (TopicKind::Event, _) => (EVENTS.to_owned(), topic.to_string()),
-                    (TopicKind::Task, 0) => (String::new(), topic.to_string()),
-                    (TopicKind::Task, seconds) => delayed(&topic, seconds),
-                };
-                // An event that no group wants is nobody's loss; a task that no queue takes is.
-                let mandatory = kind == TopicKind::Task;
-                let serial = self.enter(done, topic);
-                Some((channel, exchange, key, mandatory, serial, outgoing))
+        let Job { topic, kind, wire, mut outgoing, delay_s, done } = match self.readiness.admit(job) {
+            Admitted::Ready(job) => job,
+            Admitted::Waits => return None,
+            Admitted::Refused(job, why) => {
+                self.refuse(job.done, why);
+                return None;
             }
+        };
+        let channel = match self.channel().await {
+            Ok(channel) => channel,
             Err(failed) => {
-                let outcome = match failed.kind() {
-                    Kind::BackendDown | Kind::Closed | Kind::RabbitMq => Outcome::NotSent(failed),
-                    _ => Outcome::Refused(failed),
-                };
-                self.end(done, outcome);
-                None
+                self.refuse(done, failed);
+                return None;
             }
-        }
+        };
+        wire::set_ttl(&mut outgoing, (delay_s > 0).then(|| self.clock.wall_us()));
+        let (exchange, key) = match (kind, delay_s) {
+            (TopicKind::Task, 1..) => delayed(&topic, delay_s),
+            // Its exchange has the name of the topic, too.
+            _ if wire == Wire::Helixagent => (short(&topic), short(&topic)),
+            (TopicKind::Event, _) => (EVENTS.into(), short(&topic)),
+            (TopicKind::Task, 0) => ("".into(), short(&topic)),
+        };
+        // An event that no group wants is nobody's loss; a task that no queue takes is.
+        let mandatory = kind == TopicKind::Task;
+        let serial = self.enter(done, topic);
+        Some(Flight { channel, exchange, key, mandatory, serial, outgoing })
     }
 
-    async fn prepare(&mut self, topic: &Arc<str>, kind: TopicKind, delay_s: u64) -> Result<Channel, Error> {
-        let deleted = self.shared.upgrade().map_or(0, |shared| shared.deleted.load(Ordering::Acquire));
-        if std::mem::replace(&mut self.deleted_seen, deleted) != deleted {
-            self.ready.clear();
-        }
-        let now = self.clock.now();
-        self.gone.retain(|_, until| *until > now);
-        if self.gone.contains_key(topic) {
-            return Err(unroutable(topic));
-        }
-        let topology = Topology { connection: &self.connection, queue_type: self.queue_type };
-        let needs = match kind {
-            TopicKind::Task => Ready::Queue(Arc::clone(topic)),
-            TopicKind::Event => Ready::Events,
+    /// Ends a job that was not handed to the client library.
+    fn refuse(&mut self, done: Done, why: Error) {
+        let outcome = match why.kind() {
+            Kind::BackendDown | Kind::Closed | Kind::RabbitMq => Outcome::NotSent(why),
+            _ => Outcome::Refused(why),
         };
-        if !self.ready.contains(&needs) {
-            match kind {
-                TopicKind::Task => topology.usable_task_queue(topic).await?,
-                TopicKind::Event => topology.events().await?,
-            }
-            self.ready.insert(needs);
-            if let (TopicKind::Task, Some(shared)) = (kind, self.shared.upgrade()) {
-                shared.know(topic);
-            }
+        self.end(done, outcome);
+    }
+
+    async fn channel(&mut self) -> Result<Channel, Error> {
+        if let Some(channel) = self.channel.as_ref().filter(|channel| channel.status().connected()) {
+            return Ok(channel.clone());
         }
-        if delay_s > 0 && kind == TopicKind::Task {
-            let needs = Ready::Delays(level_of(delay_s), Arc::clone(topic));
-            if !self.ready.contains(&needs) {
-                topology.delays(level_of(delay_s), topic).await?;
-                self.ready.insert(needs);
-            }
-        }
-        match &self.channel {
-            Some(channel) if channel.status().connected() => Ok(channel.clone()),
-            _ => {
-                let channel = self.connection.create_channel().await.map_err(|refused| of("a channel", &refused))?;
-                let select = channel.confirm_select(ConfirmSelectOptions::default()).await;
-                select.map_err(|refused| of("confirms", &refused))?;
-                self.channel = Some(channel.clone());
-                Ok(channel)
-            }
-        }
+        let open = async {
+            let channel = self.connection.create_channel().await.map_err(|refused| of("a channel", &refused))?;
+            let select = channel.confirm_select(ConfirmSelectOptions::default()).await;
+            select.map(|()| channel).map_err(|refused| of("confirms", &refused))
+        };
+        let late = |_| error(Kind::BackendDown, "the server did not open a channel in time");
+        let channel = tokio::time::timeout(self.confirm_timeout, open).await.map_err(late)??;
+        Ok(self.channel.insert(channel).clone())
     }
 
     fn on_answers(&mut self, answers: &mut Vec<Answer>) {
@@ -382,13 +363,15 @@ impl Publisher {
         }
         let mut endings = Vec::new();
         self.confirms.round(&confirms, &mut endings);
+        // The client library resolves a confirm of many in no order; they are told in theirs.
+        endings.sort_unstable_by_key(|(serial, _)| *serial);
         for (serial, ending) in endings {
             self.on_ending(serial, ending);
         }
         if let Some(error) = failed {
             // A channel that failed once is of no use; queues may be gone, too.
             self.channel = None;
-            self.ready.clear();
+            self.readiness.doubt();
             let cause = of("the channel ended", &error);
             for serial in self.confirms.give_up() {
                 if let Some(open) = self.open.remove(&serial) {
@@ -409,14 +392,7 @@ impl Publisher {
             Ending::Refused => {
                 Outcome::Refused(error(Kind::Refused, format!("the server refused a message for `{topic}` (nack)")))
             }
-            Ending::Returned => {
-                // Deleted since it was declared. Made again at once, its consumers would not be told
-                // that it was gone, and would wait for ever (3.10).
-                self.ready.clear();
-                let unroutable = unroutable(&topic);
-                self.gone.insert(topic, self.clock.now().plus(GONE_FOR));
-                Outcome::Refused(unroutable)
-            }
+            Ending::Returned => Outcome::Refused(self.readiness.is_gone(topic)),
         };
         self.end(done, outcome);
     }
@@ -475,6 +451,9 @@ impl Publisher {
 
     fn give_up(&mut self, cause: &Error) {
         drop(self.confirms.give_up());
+        for job in self.readiness.give_up() {
+            self.end(job.done, Outcome::NotSent(away()));
+        }
         for (_, open) in std::mem::take(&mut self.open) {
             self.end(open.done, Outcome::Unknown(unknown(cause)));
         }
@@ -501,10 +480,6 @@ impl Publisher {
         }
         self.told.clear();
     }
-}
-
-fn unroutable(topic: &str) -> Error {
-    error(Kind::Unroutable, format!("no queue takes messages for `{topic}`: it was deleted"))
 }
 
 /// Whether somebody was woken during a poll.

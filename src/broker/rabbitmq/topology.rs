@@ -7,6 +7,8 @@
 //! group G, pattern P durable quorum queue hmq.group.G:P (wildcards as %2A and %23), bound to
 //!                    hmq.events with key P;
 //!                    a private group: an exclusive queue with a name of the server's
+//! form helixagent    topic exchange T and durable classic queue T, bound with #, as the package of
+//!                    that name declares them; exchange and queue helixagent.dlq, where it rejects to
 //! delays             level n: topic exchange hmq.delay.n and quorum queue hmq.delay.n with a TTL of
 //!                    2^n seconds, which hands what has waited on to level n-1, and level 0 to
 //!                    hmq.delay.due, to which each task queue is bound
@@ -21,19 +23,21 @@ use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
     QueuePurgeOptions,
 };
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Connection, ExchangeKind};
 
 use super::error::of;
 use super::wire::short;
 use crate::broker::{Declared, Group, TopicSpec};
-use crate::config::QueueType;
+use crate::config::{Declare, QueueType, RabbitmqConfig, Wire};
 use crate::error::{Kind, Result};
 use crate::limits::PRIORITY_MAX;
 use crate::message::TopicKind;
 
 pub(super) const EVENTS: &str = "hmq.events";
 const DUE: &str = "hmq.delay.due";
+/// Where the package `helixagent` rejects to.
+const SHARED_DEAD: &str = "helixagent.dlq";
 /// Levels of delay: a queue's TTL has 32 bits of milliseconds.
 pub(super) const LEVELS: u32 = 23;
 /// Longest delay: all levels.
@@ -70,7 +74,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// Exchange and routing key that bring a message to `queue` after `seconds`.
-pub(super) fn delayed(queue: &str, seconds: u64) -> (String, String) {
+pub(super) fn delayed(queue: &str, seconds: u64) -> (ShortString, ShortString) {
     let seconds = seconds.clamp(1, DELAY_S_MAX);
     let level = 63 - seconds.leading_zeros();
     let mut key = String::with_capacity(2 * LEVELS as usize + queue.len());
@@ -78,7 +82,7 @@ pub(super) fn delayed(queue: &str, seconds: u64) -> (String, String) {
         key.push_str(if seconds >> bit & 1 == 1 { "1." } else { "0." });
     }
     key.push_str(queue);
-    (level_name(level), key)
+    (short(&level_name(level)), short(&key))
 }
 
 /// The highest level that a delay needs.
@@ -93,14 +97,23 @@ fn level_name(level: u32) -> String {
 /// Declares with scratch channels: the server closes a channel on which something is refused.
 pub(super) struct Topology<'a> {
     pub connection: &'a Connection,
-    pub queue_type: QueueType,
+    pub config: &'a RabbitmqConfig,
 }
 
 impl Topology<'_> {
     /// The queue of a task topic, ready for direct and for delayed tasks.
     pub async fn task_queue(&self, name: &str, spec: &TopicSpec) -> Result<Declared> {
+        if self.is_passive() && *spec != TopicSpec::default() {
+            let text =
+                format!("`{name}` is used as it is, as `rabbitmq.declare` is passive: settings cannot be asked for");
+            return Err(super::error::error(Kind::Unsupported, text));
+        }
+        self.delayable(name, self.task_arguments(spec)).await
+    }
+
+    fn task_arguments(&self, spec: &TopicSpec) -> FieldTable {
         let mut arguments = FieldTable::default();
-        match self.queue_type {
+        match self.config.queue_type {
             QueueType::Quorum => {
                 arguments.insert("x-queue-type".into(), text("quorum"));
                 arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
@@ -111,7 +124,7 @@ impl Topology<'_> {
             }
         }
         limits(&mut arguments, spec);
-        self.delayable(name, arguments).await
+        arguments
     }
 
     /// A queue that gets what has waited for it, if it is new: a delayed message may be on its way to
@@ -134,14 +147,14 @@ impl Topology<'_> {
 
     /// As [`Topology::task_queue`] with no settings; one that is there with others takes tasks, too.
     pub async fn usable_task_queue(&self, name: &str) -> Result<()> {
-        match self.task_queue(name, &TopicSpec::default()).await {
-            Err(refused) if refused.kind() != Kind::Conflict => Err(refused),
-            Ok(_) | Err(_) => Ok(()),
-        }
+        self.usable(name, self.task_arguments(&TopicSpec::default())).await
     }
 
     async fn queue(&self, name: &str, arguments: FieldTable) -> Result<Declared> {
         let existed = self.passive(name).await?.is_some();
+        if self.is_passive() {
+            return if existed { Ok(Declared::Existed) } else { Err(not_made(&format!("queue `{name}`"))) };
+        }
         let channel = self.scratch().await?;
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         match channel.queue_declare(short(name), options, arguments).await {
@@ -185,8 +198,10 @@ impl Topology<'_> {
     }
 
     /// The queue of a group; answers its name.
-    pub async fn group(&self, channel: &lapin::Channel, group: &Group, pattern: &str) -> Result<String> {
-        self.events().await?;
+    pub async fn group(&self, channel: &lapin::Channel, group: &Group, pattern: &str, wire: Wire) -> Result<String> {
+        // A shared topic has an exchange of its own.
+        let (exchange, key) = if wire == Wire::Helixagent { (pattern, "#") } else { (EVENTS, pattern) };
+        self.exchange(exchange).await?;
         let name = match group {
             Group::Named(name) => {
                 let name = group_queue(name, pattern)?;
@@ -203,19 +218,66 @@ impl Topology<'_> {
                 made.map_err(|refused| of("a private queue", &refused))?.name().to_string()
             }
         };
-        let bound = channel.queue_bind(
-            short(&name),
-            EVENTS.into(),
-            short(pattern),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        bound.await.map_err(|refused| of(&format!("binding of `{name}`"), &refused))?;
+        // The private queue of a passive user is its own all the same.
+        if *group == Group::Private || !self.is_passive() {
+            let options = QueueBindOptions::default();
+            let bound = channel.queue_bind(short(&name), short(exchange), short(key), options, FieldTable::default());
+            bound.await.map_err(|refused| of(&format!("binding of `{name}`"), &refused))?;
+        }
         Ok(name)
+    }
+
+    /// The exchange of a topic that is shared with the package `helixagent`.
+    pub async fn shared_exchange(&self, name: &str) -> Result<()> {
+        self.exchange(name).await
+    }
+
+    /// And its queue, with the arguments that the package declares it with.
+    pub async fn shared_queue(&self, name: &str) -> Result<()> {
+        self.shared_exchange(SHARED_DEAD).await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(86_400_000));
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(100_000));
+        self.usable(SHARED_DEAD, arguments).await?;
+        self.bind(SHARED_DEAD, SHARED_DEAD, "#").await?;
+        self.shared_exchange(name).await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-dead-letter-exchange".into(), text(SHARED_DEAD));
+        arguments.insert("x-dead-letter-routing-key".into(), text("dlq"));
+        self.usable(name, arguments).await?;
+        self.bind(name, name, "#").await
+    }
+
+    /// A queue that is there with other arguments is used as it is.
+    async fn usable(&self, name: &str, arguments: FieldTable) -> Result<()> {
+        match self.delayable(name, arguments).await {
+            Err(refused) if refused.kind() != Kind::Conflict => Err(refused),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<()> {
+        if self.is_passive() {
+            return Ok(());
+        }
+        let channel = self.scratch().await?;
+        let options = QueueBindOptions::default();
+        let bound = channel.queue_bind(short(queue), short(exchange), short(key), options, FieldTable::default());
+        bound.await.map_err(|refused| of(&format!("binding of `{queue}`"), &refused))?;
+        close(&channel).await;
+        Ok(())
+    }
+
+    fn is_passive(&self) -> bool {
+        self.config.declare == Declare::Passive
     }
 
     /// The levels of delay up to `highest`, and the way back to `queue`.
     pub async fn delays(&self, highest: u32, queue: &str) -> Result<()> {
+        if self.is_passive() {
+            // Whoever made the highest level made those below it, and the bindings.
+            return self.exchange(&level_name(highest)).await;
+        }
         self.exchange(DUE).await?;
         for level in 0..=highest {
             let (name, below) = (level_name(level), if level == 0 { DUE.to_owned() } else { level_name(level - 1) });
@@ -228,15 +290,8 @@ impl Topology<'_> {
             arguments.insert("x-overflow".into(), text("reject-publish"));
             self.queue(&name, arguments).await?;
             let before = "*.".repeat((LEVELS - 1 - level) as usize);
+            self.bind(&name, &name, &format!("{before}1.#")).await?;
             let channel = self.scratch().await?;
-            let waits = channel.queue_bind(
-                short(&name),
-                short(&name),
-                short(&format!("{before}1.#")),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            );
-            waits.await.map_err(|refused| of(&name, &refused))?;
             let passes = channel.exchange_bind(
                 short(&below),
                 short(&name),
@@ -252,17 +307,7 @@ impl Topology<'_> {
 
     /// Binds a queue to what has waited for it.
     async fn due(&self, queue: &str) -> Result<()> {
-        let channel = self.scratch().await?;
-        let due = channel.queue_bind(
-            short(queue),
-            DUE.into(),
-            short(&format!("{}{queue}", "*.".repeat(LEVELS as usize))),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        due.await.map_err(|refused| of(queue, &refused))?;
-        close(&channel).await;
-        Ok(())
+        self.bind(queue, DUE, &format!("{}{queue}", "*.".repeat(LEVELS as usize))).await
     }
 
     pub async fn purge(&self, name: &str) -> Result<u64> {
@@ -283,9 +328,13 @@ impl Topology<'_> {
 
     async fn exchange(&self, name: &str) -> Result<()> {
         let channel = self.scratch().await?;
-        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let passive = self.is_passive();
+        let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
         let declared = channel.exchange_declare(short(name), ExchangeKind::Topic, options, FieldTable::default());
-        declared.await.map_err(|refused| of(&format!("exchange `{name}`"), &refused))?;
+        declared.await.map_err(|refused| match of(&format!("exchange `{name}`"), &refused) {
+            missing if passive && missing.kind() == Kind::NotFound => not_made(&format!("exchange `{name}`")),
+            failed => failed,
+        })?;
         close(&channel).await;
         Ok(())
     }
@@ -327,6 +376,14 @@ pub(super) fn check(kind: TopicKind, spec: &TopicSpec) -> Result<()> {
     Ok(())
 }
 
+/// What the user said not to make.
+fn not_made(what: &str) -> crate::error::Error {
+    super::error::error(
+        Kind::NotFound,
+        format!("{what} is not there, and is not made, as `rabbitmq.declare` is passive"),
+    )
+}
+
 fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
@@ -339,7 +396,7 @@ async fn close(channel: &lapin::Channel) {
 /// For texts of errors.
 impl std::fmt::Debug for Topology<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Topology").field("queue_type", &self.queue_type).finish_non_exhaustive()
+        f.debug_struct("Topology").field("queue_type", &self.config.queue_type).finish_non_exhaustive()
     }
 }
 
@@ -350,6 +407,7 @@ mod tests {
     /// Walks a routing key through the levels as the bindings do.
     fn walk(queue: &str, seconds: u64) -> u64 {
         let (exchange, key) = delayed(queue, seconds);
+        let (exchange, key) = (exchange.as_str(), key.as_str());
         let mut level: u32 = exchange.trim_start_matches("hmq.delay.").parse().unwrap();
         let bits: Vec<&str> = key.split('.').take(LEVELS as usize).collect();
         assert!(key.ends_with(&format!(".{queue}")) && key.len() <= 255);

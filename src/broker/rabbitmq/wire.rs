@@ -1,11 +1,13 @@
-//! Messages as they travel: the `native` form. The body is the payload as given; everything else is
-//! in the properties, so that any AMQP program can read it, and messages of any AMQP program are
-//! readable here.
+//! Messages as they travel. In the `native` form the body is the payload as given; everything else
+//! is in the properties, so that any AMQP program can read it, and messages of any AMQP program are
+//! readable here. `cloudevents` adds its attributes to the headers, as `cloudEvents:` and their names;
+//! `helixagent` has a body of its own, and the properties beside it.
 //!
 //! ```text
 //! message-id   the id                          priority        0 to 10
 //! type         the type                        expiration      time to live, milliseconds
 //! timestamp    whole seconds                   delivery-mode   2, persistent
+//! correlation-id, reply-to, content-type       the headers of these names
 //! headers      the message's own, byte arrays where they are not UTF-8, and of ours:
 //!   hmq-key          the key (byte array)      hmq-time-us     the time, microseconds
 //!   hmq-tries        attempts made before      hmq-maybe-dup   perhaps a second copy
@@ -20,8 +22,11 @@ use lapin::BasicProperties;
 
 use super::confirms::Serial;
 use super::error::error;
+use crate::broker::wire::cloudevents::{attributes, Attributes, Origin};
+use crate::broker::wire::{helixagent, ATTRIBUTE, CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
+use crate::config::Wire;
 use crate::error::{Kind, Result};
-use crate::message::{HeaderBlock, Headers, MessageId, Record};
+use crate::message::{HeaderBlock, Headers, MessageId, Record, TopicKind};
 
 const KEY: &str = "hmq-key";
 const TIME_US: &str = "hmq-time-us";
@@ -51,53 +56,105 @@ const TTL_MS_MAX: i64 = u32::MAX as i64;
 const PROPERTIES_BYTES_MAX: usize = 2048;
 /// Set by quorum queues on what they deliver again.
 const DELIVERY_COUNT: &str = "x-delivery-count";
+/// Attributes of a CloudEvent are written with the first, and read with both.
+const ATTRIBUTES: [&str; 2] = ["cloudEvents:", "cloudEvents_"];
 /// Longest text of a property.
 const SHORT_MAX: usize = 255;
 
 /// A message on its way out.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 pub(super) struct Outgoing {
     pub body: Vec<u8>,
-    pub properties: BasicProperties,
+    /// All but the headers.
+    properties: BasicProperties,
+    headers: FieldTable,
     /// Time to live, milliseconds; 0 is none.
-    pub ttl_ms: i64,
+    ttl_ms: i64,
+}
+
+impl Outgoing {
+    /// Body and properties, with the serial of the publish where a return brings it back.
+    pub fn finished(self, serial: Option<Serial>) -> (Vec<u8>, BasicProperties) {
+        let Self { body, properties, mut headers, .. } = self;
+        if let Some(serial) = serial {
+            headers.insert(SERIAL.into(), AMQPValue::LongLongInt(serial as i64));
+        }
+        (body, properties.with_headers(headers))
+    }
+}
+
+/// What a message is published as.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub topic: &'a str,
+    pub kind: TopicKind,
+    pub wire: Wire,
+    /// Of events that name none.
+    pub source: &'a str,
+    /// The queue knows priorities.
+    pub priority: bool,
 }
 
 /// The record as it goes out; its delay is the topology's matter. `made` names it if it has no id.
-pub(super) fn outgoing(record: &Record<'_>, made: MessageId, now_us: i64, priority: bool) -> Outgoing {
+pub(super) fn outgoing(record: &Record<'_>, target: Target<'_>, made: MessageId, now_us: i64) -> Result<Outgoing> {
+    check_names(record.headers)?;
     let id = if record.id.is_empty() { made.as_str() } else { record.id };
     let time_us = if record.timestamp_us == 0 { now_us } else { record.timestamp_us };
+    let mut properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_message_id(short(id))
+        .with_timestamp(u64::try_from(time_us / 1_000_000).unwrap_or_default());
+    if !record.type_.is_empty() {
+        properties = properties.with_type(short(record.type_));
+    }
+    if target.priority {
+        properties = properties.with_priority(record.priority);
+    }
     let mut headers = FieldTable::default();
     for (name, value) in record.headers {
-        headers.insert(short(name), value_of(value));
+        let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= SHORT_MAX);
+        match (name, text) {
+            (CORRELATION_ID, Some(text)) => properties = properties.with_correlation_id(short(text)),
+            (REPLY_TO, Some(text)) => properties = properties.with_reply_to(short(text)),
+            (CONTENT_TYPE, Some(text)) => properties = properties.with_content_type(short(text)),
+            // Attributes are written below, under their own names.
+            _ if target.wire == Wire::CloudEvents && name.starts_with(ATTRIBUTE) => {}
+            _ => {
+                headers.insert(short(name), value_of(value));
+            }
+        }
     }
     if let Some(key) = record.key {
         headers.insert(KEY.into(), AMQPValue::ByteArray(key.to_vec().into()));
     }
     headers.insert(TIME_US.into(), AMQPValue::LongLongInt(time_us));
-    if record.attempts > 0 {
+    // The form helixagent counts them in the body.
+    if record.attempts > 0 && target.wire != Wire::Helixagent {
         headers.insert(TRIES.into(), AMQPValue::LongInt(i32::from(record.attempts)));
     }
     if record.maybe_dup {
         headers.insert(MAYBE_DUP.into(), AMQPValue::Boolean(true));
     }
-    let mut properties = BasicProperties::default()
-        .with_delivery_mode(2)
-        .with_message_id(short(id))
-        .with_timestamp(u64::try_from(time_us / 1_000_000).unwrap_or_default())
-        .with_headers(headers);
-    if !record.type_.is_empty() {
-        properties = properties.with_type(short(record.type_));
-    }
-    if priority {
-        properties = properties.with_priority(record.priority);
-    }
-    Outgoing { body: record.payload.to_vec(), properties, ttl_ms: record.ttl_ms }
+    let body = match target.wire {
+        Wire::Native | Wire::Plain => record.payload.to_vec(),
+        Wire::CloudEvents => {
+            let origin = Origin { id, time_us, topic: target.topic, source: target.source };
+            for (name, value) in attributes(record, origin)? {
+                headers.insert(short(&format!("{}{name}", ATTRIBUTES[0])), AMQPValue::LongString((*value).into()));
+            }
+            record.payload.to_vec()
+        }
+        Wire::Helixagent => {
+            properties = properties.with_content_type("application/json".into());
+            helixagent::encode(record, target.kind, id, time_us, target.source)?
+        }
+    };
+    Ok(Outgoing { body, properties, headers, ttl_ms: record.ttl_ms })
 }
 
 /// Keeps the topic of a message whose routing key will tell of a delay.
 pub(super) fn set_topic(out: &mut Outgoing, topic: &str) {
-    set_header(&mut out.properties, TOPIC, AMQPValue::LongString(topic.into()));
+    out.headers.insert(TOPIC.into(), AMQPValue::LongString(topic.into()));
 }
 
 /// Sets the time to live. Of a delayed message the server's own would end the delay early, and be
@@ -113,24 +170,13 @@ pub(super) fn set_ttl(out: &mut Outgoing, delayed_at_us: Option<i64>) {
         }
         Some(now_us) => {
             let expires_us = now_us.saturating_add(out.ttl_ms.saturating_mul(1000));
-            set_header(&mut out.properties, EXPIRES_US, AMQPValue::LongLongInt(expires_us));
+            out.headers.insert(EXPIRES_US.into(), AMQPValue::LongLongInt(expires_us));
         }
     }
 }
 
-/// Puts the serial of a publish where a return brings it back.
-pub(super) fn set_serial(properties: &mut BasicProperties, serial: Serial) {
-    set_header(properties, SERIAL, AMQPValue::LongLongInt(serial as i64));
-}
-
-fn set_header(properties: &mut BasicProperties, name: &str, value: AMQPValue) {
-    let mut headers = properties.headers().clone().unwrap_or_default();
-    headers.insert(name.into(), value);
-    *properties = std::mem::take(properties).with_headers(headers);
-}
-
 /// A name that the protocol cannot hold, which [`short`] would cut.
-pub(super) fn check_names(headers: Headers<'_>) -> Result<()> {
+fn check_names(headers: Headers<'_>) -> Result<()> {
     match headers.into_iter().find(|(name, _)| name.len() > SHORT_MAX) {
         Some((name, _)) => {
             let text = format!("a header's name of {} bytes: RabbitMQ has at most {SHORT_MAX}", name.len());
@@ -142,8 +188,7 @@ pub(super) fn check_names(headers: Headers<'_>) -> Result<()> {
 
 /// What a server would close the channel or the connection for, and so fail all that is on its way.
 pub(super) fn check(out: &Outgoing, frame_bytes_max: u32) -> Result<()> {
-    let empty = FieldTable::default();
-    let headers = out.properties.headers().as_ref().unwrap_or(&empty).inner();
+    let headers = out.headers.inner();
     let refused = |text: String| Err(error(Kind::Header, text));
     if let Some(name) = headers.keys().find(|name| CARBON_COPIES.contains(&name.as_str())) {
         return refused(format!("a header `{name}` would name further queues to a RabbitMQ server"));
@@ -191,42 +236,83 @@ pub(super) struct Incoming {
     pub expires_us: Option<i64>,
     /// The topic as the message tells it: its routing key, if it took no delay.
     pub topic: String,
+    /// Why its body cannot be read in the form of its topic.
+    pub unreadable: Option<String>,
 }
 
 impl Incoming {
-    /// Takes a delivery apart.
-    pub fn of(delivery: Delivery) -> Self {
+    /// Takes a delivery apart. `form`: which one a topic has.
+    pub fn of(delivery: Delivery, kind: TopicKind, form: impl FnOnce(&str) -> Wire) -> Self {
         let properties = &delivery.properties;
         let empty = FieldTable::default();
         let table = properties.headers().as_ref().unwrap_or(&empty);
+        let topic = table
+            .inner()
+            .get(TOPIC)
+            .and_then(|topic| String::from_utf8(bytes_of(topic)).ok())
+            .unwrap_or_else(|| delivery.routing_key.to_string());
+        let wire = form(&topic);
         let mut headers = HeaderBlock::default();
+        let mut attributes = Attributes::default();
         for (name, value) in table.inner() {
-            let name_is_in = |names: &[&str]| names.contains(&name.as_str());
-            if !name_is_in(&OURS) && !name_is_in(&SERVERS) && !name_is_in(&CARBON_COPIES) {
-                headers.push(name.as_str(), &bytes_of(value));
+            let name = name.as_str();
+            let attribute = ATTRIBUTES.iter().find_map(|prefix| name.strip_prefix(prefix));
+            match attribute.filter(|_| wire == Wire::CloudEvents) {
+                Some(attribute) => attributes.take(attribute, &String::from_utf8_lossy(&bytes_of(value))),
+                None if OURS.contains(&name) || SERVERS.contains(&name) || CARBON_COPIES.contains(&name) => {}
+                None => headers.push(name, &bytes_of(value)),
             }
         }
+        for (name, property) in [
+            (CORRELATION_ID, properties.correlation_id()),
+            (REPLY_TO, properties.reply_to()),
+            (CONTENT_TYPE, properties.content_type()),
+        ] {
+            if let Some(property) = property {
+                headers.push(name, property.as_str().as_bytes());
+            }
+        }
+        attributes.headers.iter().for_each(|(name, value)| headers.push(name, value.as_bytes()));
         let seconds = properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or_default();
         let earlier = number(table, TRIES).unwrap_or_default() + number(table, DELIVERY_COUNT).unwrap_or_default();
         let text = |property: &Option<ShortString>| property.as_ref().map(ToString::to_string).unwrap_or_default();
-        Self {
-            id: text(properties.message_id()),
-            type_: text(properties.kind()),
-            key: table.inner().get(KEY).map(bytes_of),
+        let time_us = number(table, TIME_US).or(attributes.time_us);
+        let mut incoming = Self {
+            id: attributes.id.unwrap_or_else(|| text(properties.message_id())),
+            type_: attributes.type_.unwrap_or_else(|| text(properties.kind())),
+            key: table.inner().get(KEY).map(bytes_of).or(attributes.key.map(String::into_bytes)),
             headers,
-            timestamp_us: number(table, TIME_US).unwrap_or_else(|| seconds.saturating_mul(1_000_000)),
+            timestamp_us: time_us.unwrap_or_else(|| seconds.saturating_mul(1_000_000)),
             priority: properties.priority().unwrap_or(crate::limits::PRIORITY_DEFAULT).min(crate::limits::PRIORITY_MAX),
             maybe_dup: table.inner().contains_key(MAYBE_DUP),
             attempts: u16::try_from(earlier.max(0)).unwrap_or(u16::MAX),
             redelivered: delivery.redelivered,
             expires_us: number(table, EXPIRES_US),
-            topic: table
-                .inner()
-                .get(TOPIC)
-                .and_then(|topic| String::from_utf8(bytes_of(topic)).ok())
-                .unwrap_or_else(|| delivery.routing_key.to_string()),
+            topic,
             body: delivery.data,
+            unreadable: None,
+        };
+        if wire == Wire::Helixagent {
+            match helixagent::decode(&incoming.body, kind) {
+                Ok(decoded) => incoming.take(decoded),
+                Err(wrong) => incoming.unreadable = Some(wrong.message().to_owned()),
+            }
         }
+        incoming
+    }
+
+    /// Takes what the body says, which is what the other package goes by.
+    fn take(&mut self, decoded: helixagent::Decoded) {
+        self.id = decoded.id;
+        self.type_ = decoded.type_;
+        self.body = decoded.payload;
+        self.key = decoded.key.or(self.key.take());
+        self.headers = HeaderBlock::default();
+        decoded.headers.iter().for_each(|(name, value)| self.headers.push(name, value.as_bytes()));
+        self.timestamp_us = decoded.timestamp_us;
+        self.priority = decoded.priority;
+        self.attempts = self.attempts.saturating_add(decoded.attempts);
+        self.expires_us = decoded.expires_us.or(self.expires_us);
     }
 
     /// The record of it.

@@ -1,0 +1,260 @@
+//! Messages as other programs see them: a plain AMQP client stands for those.
+
+use helixmq::config::options::DeadLetterQuery;
+use helixmq::error::Kind;
+use helixmq::message::HeaderBlock;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+
+use super::*;
+
+/// Another program on the same server.
+struct Other {
+    runtime: tokio::runtime::Runtime,
+    channel: Channel,
+    _connection: Connection,
+}
+
+impl Other {
+    fn program() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", port());
+        let (connection, channel) = runtime.block_on(async {
+            let connection = Connection::connect(&uri, ConnectionProperties::default()).await.unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            (connection, channel)
+        });
+        Self { runtime, channel, _connection: connection }
+    }
+
+    fn publish(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
+        let options = BasicPublishOptions::default();
+        let publish = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties);
+        self.runtime.block_on(async { drop(publish.await.unwrap().await.unwrap()) });
+    }
+
+    /// Takes the next message out of a queue.
+    fn take(&self, queue: &str) -> (Vec<u8>, BasicProperties) {
+        let mut message = None;
+        until("a message in the queue", || {
+            let get = self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: true });
+            message = self.runtime.block_on(get).unwrap();
+            message.is_some()
+        });
+        let delivery = message.unwrap().delivery;
+        (delivery.data, delivery.properties)
+    }
+
+    fn declare(&self, queue: &str, arguments: FieldTable) {
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        self.runtime.block_on(self.channel.queue_declare(queue.into(), options, arguments)).unwrap();
+    }
+}
+
+fn routed(wire: &str) -> Value {
+    json!({"name": "shop", "routes": [{"pattern": "tasks.#", "wire": wire}, {"pattern": "shared.#", "kind": "event", "wire": wire}]})
+}
+
+fn long(table: &FieldTable, name: &str) -> Option<String> {
+    match table.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn headers(incoming: &Incoming) -> Vec<(String, String)> {
+    let all = incoming.message.headers().into_iter();
+    all.map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned())).collect()
+}
+
+fn block(headers: &[(&str, &str)]) -> HeaderBlock {
+    let mut block = HeaderBlock::default();
+    headers.iter().for_each(|(name, value)| block.push(name, value.as_bytes()));
+    block
+}
+
+fn named(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+#[test]
+fn properties_of_the_protocol_are_headers_of_the_program() {
+    let _alone = alone();
+    let (hub, other, topic) = (hub(json!({})), Other::program(), topic());
+    let block = block(&[("correlation-id", "c"), ("reply-to", "r"), ("content-type", "text/plain"), ("own", "x")]);
+    let record = Record { headers: block.headers(), ..Record::new(b"x") };
+    hub.publish(&topic, Some(TopicKind::Task), &record, None, WAIT).unwrap();
+    let (body, properties) = other.take(&topic);
+    assert_eq!(body, b"x");
+    let text = |text: &str| Some(lapin::types::ShortString::from(text));
+    assert_eq!(*properties.correlation_id(), text("c"));
+    assert_eq!((properties.reply_to(), properties.content_type()), (&text("r"), &text("text/plain")));
+    assert_eq!(long(properties.headers().as_ref().unwrap(), "own").as_deref(), Some("x"));
+
+    other.publish("", &topic, b"y", BasicProperties::default().with_correlation_id("c2".into()));
+    let inbox = inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    let incoming = next(&inbox);
+    assert_eq!(
+        (text(&String::from_utf8_lossy(incoming.message.payload())), headers(&incoming)),
+        (text("y"), vec![named("correlation-id", "c2")])
+    );
+    ack(&incoming);
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn a_cloudevent_has_its_attributes_beside_the_payload() {
+    let _alone = alone();
+    let (hub, other, topic) = (hub(routed("cloudevents")), Other::program(), topic());
+    let block = block(&[("ce_subject", "order 7"), ("content-type", "application/json"), ("own", "x")]);
+    let record = Record { key: Some(b"k"), id: "1", type_: "paid", headers: block.headers(), ..Record::new(b"{}") };
+    hub.publish(&topic, Some(TopicKind::Task), &record, None, WAIT).unwrap();
+    let (body, properties) = other.take(&topic);
+    assert_eq!((&body[..], properties.content_type().as_ref().unwrap().as_str()), (&b"{}"[..], "application/json"));
+    let table = properties.headers().as_ref().unwrap();
+    for (name, value) in [
+        ("specversion", "1.0"),
+        ("id", "1"),
+        ("type", "paid"),
+        ("source", "shop"),
+        ("subject", "order 7"),
+        ("partitionkey", "k"),
+    ] {
+        assert_eq!(long(table, &format!("cloudEvents:{name}")).as_deref(), Some(value), "{name}");
+    }
+    assert_eq!((long(table, "own").as_deref(), long(table, "ce_subject")), (Some("x"), None));
+
+    let mut table = FieldTable::default();
+    for (name, value) in [("id", "2"), ("type", "t"), ("source", "s"), ("time", "2026-01-02T03:04:05Z")] {
+        table.insert(format!("cloudEvents_{name}").into(), AMQPValue::LongString(value.into()));
+    }
+    other.publish("", &topic, b"y", BasicProperties::default().with_headers(table));
+    let inbox = inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    let incoming = next(&inbox);
+    assert_eq!((incoming.message.id().as_str(), incoming.message.type_()), ("2", "t"));
+    assert_eq!(incoming.message.timestamp_us(), 1_767_323_045_000_000);
+    assert_eq!(headers(&incoming), [named("ce_source", "s")]);
+    // By way of a delay it stays what it is.
+    settle(incoming.token, Decision::Retry { delay: Some(Duration::from_secs(1)), reason: "later" }).unwrap();
+    let incoming = next(&inbox);
+    assert_eq!((incoming.attempt, incoming.message.id().as_str(), incoming.message.type_()), (2, "2", "t"));
+    assert_eq!(headers(&incoming), [named("ce_source", "s")]);
+    ack(&incoming);
+    hub.close(WAIT).unwrap();
+}
+
+/// What the Go package declares, publishes and reads.
+#[test]
+fn a_queue_is_shared_with_the_package_helixagent() {
+    let _alone = alone();
+    let (hub, other, topic) = (hub(routed("helixagent")), Other::program(), topic());
+    let block = block(&[("trace-id", "t"), ("own", "x")]);
+    let record = Record { type_: "mail", headers: block.headers(), ..Record::new(b"hi") };
+    hub.publish(&topic, Some(TopicKind::Task), &record, None, WAIT).unwrap();
+    let (body, properties) = other.take(&topic);
+    let message: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (&message["type"], &message["trace_id"], &message["headers"]["own"]),
+        (&json!("mail"), &json!("t"), &json!("x"))
+    );
+    assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
+    assert_eq!(long(properties.headers().as_ref().unwrap(), "trace-id").as_deref(), Some("t"));
+
+    // The other package declares the same.
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("helixagent.dlq".into()));
+    arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString("dlq".into()));
+    other
+        .runtime
+        .block_on(other.channel.exchange_declare(
+            topic.as_str().into(),
+            ExchangeKind::Topic,
+            durable,
+            FieldTable::default(),
+        ))
+        .unwrap();
+    other.declare(&topic, arguments);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(86_400_000));
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(100_000));
+    other.declare("helixagent.dlq", arguments);
+
+    let inbox = inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    let body = br#"{"id":"m","type":"note","payload":"aGk=","timestamp":"2026-01-02T03:04:05Z","priority":8,"retry_count":1,"max_retries":3,"trace_id":"t2","expiration":"0001-01-01T00:00:00Z","delivery_mode":2,"state":"pending"}"#;
+    other.publish(&topic, &topic, body, BasicProperties::default());
+    let incoming = next(&inbox);
+    assert_eq!((text(&incoming).as_str(), incoming.attempt, incoming.message.id().as_str()), ("hi", 2, "m"));
+    assert_eq!(headers(&incoming), [named("trace-id", "t2")]);
+    settle(incoming.token, Decision::Retry { delay: Some(Duration::from_secs(1)), reason: "later" }).unwrap();
+    let incoming = next(&inbox);
+    assert_eq!(
+        (text(&incoming).as_str(), incoming.attempt, headers(&incoming)),
+        ("hi", 3, vec![named("trace-id", "t2")])
+    );
+    ack(&incoming);
+
+    // Nobody could handle it, so it is told of, once.
+    other.publish(&topic, &topic, b"not JSON", BasicProperties::default());
+    let query = DeadLetterQuery::from_json(&json!({"topic": topic}).to_string()).unwrap();
+    let mut list = json!({});
+    until("the dead letter", || {
+        list = hub.dead_letters(&query, WAIT).unwrap();
+        list["count"] == 1
+    });
+    assert!(list["dead_letters"][0]["reason"].as_str().unwrap().contains("helixagent"), "{list}");
+    assert_eq!(list["dead_letters"][0]["payload_text"], "not JSON");
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn events_in_the_form_helixagent_reach_each_group() {
+    let _alone = alone();
+    let (hub, topic) = (hub(routed("helixagent")), topic().replace("tasks", "shared"));
+    let inboxes = ["a", "b"].map(|group| {
+        let inbox = inbox(&hub);
+        (subscribe(&hub, json!({"topic": topic, "group": group}), &inbox), inbox)
+    });
+    let record = Record { key: Some(b"k"), type_: "made", ..Record::new(b"hi") };
+    hub.publish(&topic, Some(TopicKind::Event), &record, None, WAIT).unwrap();
+    for (_, inbox) in &inboxes {
+        let incoming = next(inbox);
+        assert_eq!(
+            (text(&incoming).as_str(), incoming.message.type_(), incoming.message.key()),
+            ("hi", "made", Some(&b"k"[..]))
+        );
+        assert_eq!(headers(&incoming), [named("ce_source", "shop")]);
+        ack(&incoming);
+    }
+    let options = SubscribeOptions::from_json(r#"{"topic": "shared.*", "kind": "event"}"#).unwrap();
+    let refused = hub.subscribe_inbox(options, &inboxes[0].1, 0, WAIT).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Unsupported, "{refused}");
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn a_passive_hub_makes_nothing_and_uses_what_is_there() {
+    let _alone = alone();
+    let (hub, other, topic) = (hub(json!({"rabbitmq": {"declare": "passive"}})), Other::program(), topic());
+    let missing = publish(&hub, &topic, "x").unwrap_err();
+    assert_eq!(missing.kind(), Kind::NotFound, "{missing}");
+    let inbox = inbox(&hub);
+    let options = || SubscribeOptions::from_json(&json!({"topic": topic}).to_string()).unwrap();
+    assert_eq!(hub.subscribe_inbox(options(), &inbox, 0, WAIT).unwrap_err().kind(), Kind::NotFound);
+
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(7));
+    other.declare(&topic, arguments);
+    publish(&hub, &topic, "x").unwrap();
+    let _sub = hub.subscribe_inbox(options(), &inbox, 0, WAIT).unwrap();
+    ack(&next(&inbox));
+    let delete = other.channel.queue_delete(topic.as_str().into(), QueueDeleteOptions::default());
+    other.runtime.block_on(delete).unwrap();
+    hub.close(WAIT).unwrap();
+}
