@@ -10,6 +10,7 @@ pub const HMQ_OK: hmq_status = 0;
 pub const HMQ_NO_DATA: hmq_status = 1;
 pub const HMQ_ACK: i32 = 0x2B5A_C401;
 pub const HMQ_EV_MESSAGE: u32 = 1;
+pub const HMQ_EV_PUBLISHED: u32 = 2;
 
 macro_rules! opaque {
     ($($name:ident)*) => {$(
@@ -158,6 +159,15 @@ extern "C" {
         accepted: *mut usize,
         err: *mut *mut hmq_error,
     ) -> hmq_status;
+    pub fn hmq_pub_send_inbox(
+        publisher: *mut hmq_pub,
+        records: *const hmq_record,
+        count: usize,
+        inbox: *mut hmq_inbox,
+        ops: *mut u64,
+        accepted: *mut usize,
+        err: *mut *mut hmq_error,
+    ) -> hmq_status;
     pub fn hmq_subscribe_inbox(
         hub: *mut hmq_hub,
         options: *const c_char,
@@ -168,6 +178,7 @@ extern "C" {
         out: *mut *mut hmq_sub,
         err: *mut *mut hmq_error,
     ) -> hmq_status;
+    pub fn hmq_sub_close(sub: *mut hmq_sub, timeout_ms: i32, err: *mut *mut hmq_error) -> hmq_status;
     pub fn hmq_sub_free(sub: *mut hmq_sub);
     pub fn hmq_inbox_new(
         hub: *mut hmq_hub,

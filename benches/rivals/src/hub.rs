@@ -20,49 +20,66 @@ unsafe impl Sync for Hub {}
 impl Hub {
     /// Opens a hub without servers. `memory` is the most that its messages may take, in bytes.
     pub fn open(memory: usize) -> Self {
-        let config = format!(r#"{{"embedded": {{"memory_bytes_max": {memory}}}}}"#);
+        Self::configured(&format!(r#"{{"embedded": {{"memory_bytes_max": {memory}}}}}"#))
+    }
+
+    /// Opens a hub by its configuration.
+    pub fn configured(config: &str) -> Self {
         let mut hub = null_mut();
         // SAFETY: the text outlives the call; the outputs are valid.
-        must(|err| unsafe { hmq_hub_open(text(&config), config.len(), 5_000, &mut hub, err) });
+        must(|err| unsafe { hmq_hub_open(text(config), config.len(), 5_000, &mut hub, err) });
         Self(hub)
+    }
+
+    /// Makes an inbox, freed by the caller.
+    pub fn inbox(&self, options: &str) -> *mut hmq_inbox {
+        let mut inbox = null_mut();
+        // SAFETY: as in `configured`.
+        must(|err| unsafe { hmq_inbox_new(self.0, text(options), options.len(), &mut inbox, err) });
+        inbox
+    }
+
+    /// Subscribes an inbox; the subscription is freed by the caller.
+    pub fn subscribed(&self, inbox: *mut hmq_inbox, options: &str) -> *mut hmq_sub {
+        let mut sub = null_mut();
+        // SAFETY: as in `configured`; the inbox is the caller's and lives.
+        must(|err| unsafe {
+            hmq_subscribe_inbox(self.0, text(options), options.len(), inbox, 1, 5_000, &mut sub, err)
+        });
+        sub
     }
 
     /// Declares a topic.
     pub fn declare(&self, options: &str) {
-        // SAFETY: as in `open`.
+        // SAFETY: as in `configured`.
         must(|err| unsafe { hmq_declare(self.0, text(options), options.len(), 5_000, null_mut(), err) });
     }
 
     /// Removes what waits in a task topic.
     pub fn purge(&self, topic: &str) {
         let selector = format!(r#"{{"name": "{topic}"}}"#);
-        // SAFETY: as in `open`.
+        // SAFETY: as in `configured`.
         must(|err| unsafe { hmq_purge(self.0, text(&selector), selector.len(), 5_000, null_mut(), err) });
     }
 
     /// Prepares a publisher.
     pub fn publisher(&self, options: &str) -> Publisher {
         let mut publisher = null_mut();
-        // SAFETY: as in `open`.
+        // SAFETY: as in `configured`.
         must(|err| unsafe { hmq_pub_new(self.0, text(options), options.len(), &mut publisher, err) });
         Publisher { handle: publisher, records: [empty_record(); BATCH] }
     }
 
     /// Makes an inbox and subscribes it.
     pub fn subscribe(&self, inbox_options: &str, options: &str) -> Subscription {
-        let (mut inbox, mut sub) = (null_mut(), null_mut());
-        // SAFETY: as in `open`.
-        must(|err| unsafe { hmq_inbox_new(self.0, text(inbox_options), inbox_options.len(), &mut inbox, err) });
-        // SAFETY: as in `open`.
-        must(|err| unsafe {
-            hmq_subscribe_inbox(self.0, text(options), options.len(), inbox, 1, 5_000, &mut sub, err)
-        });
+        let inbox = self.inbox(inbox_options);
+        let sub = self.subscribed(inbox, options);
         Subscription { inbox, sub, events: [empty_event(); BATCH], settlements: [empty_settlement(); BATCH] }
     }
 
     /// Publishes a document.
     pub fn publish_json(&self, document: &str) {
-        // SAFETY: as in `open`.
+        // SAFETY: as in `configured`.
         must(|err| unsafe { hmq_publish_json(self.0, text(document), document.len(), -1, null_mut(), err) });
     }
 }
@@ -87,6 +104,11 @@ pub struct Publisher {
 unsafe impl Send for Publisher {}
 
 impl Publisher {
+    /// For calls that are not here.
+    pub fn handle(&self) -> *mut hmq_pub {
+        self.handle
+    }
+
     /// Sends one message with every field that the caller set.
     pub fn send_record(&mut self, record: &hmq_record) {
         // SAFETY: the record and what it points at outlive the call.
@@ -248,7 +270,8 @@ pub fn empty_record() -> hmq_record {
     }
 }
 
-fn empty_event() -> hmq_event {
+/// An event to be filled, as `HMQ_EVENT_INIT`.
+pub fn empty_event() -> hmq_event {
     // SAFETY: integers and pointers, for which zero is a value.
     let zero: hmq_event = unsafe { std::mem::zeroed() };
     hmq_event { size: size_of::<hmq_event>() as u32, ..zero }
@@ -268,7 +291,7 @@ fn empty_settlement() -> hmq_settlement {
 }
 
 /// Runs a call; anything but `HMQ_OK` ends the program with the error's text.
-fn must(call: impl FnOnce(*mut *mut hmq_error) -> hmq_status) {
+pub fn must(call: impl FnOnce(*mut *mut hmq_error) -> hmq_status) {
     let mut error = null_mut();
     let status = call(&mut error);
     if status != HMQ_OK {

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::abi::{hmq_header, hmq_record};
-use crate::hub::{bytes, empty_record, Hub, Publisher};
-use crate::pairs::{Meter, Sample};
+use helixmq_rivals::abi::{hmq_header, hmq_record};
+use helixmq_rivals::hub::{bytes, empty_record, Hub, Publisher};
+use helixmq_rivals::pairs::{Meter, Sample};
 
 const TOPIC: &str = "tasks.json";
 const KEY: &str = "customer-4711";

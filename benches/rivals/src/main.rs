@@ -7,25 +7,20 @@
 //! rivals --single one|batch MESSAGES                               our side on one thread, for instruction counts
 //! ```
 
-mod abi;
 mod cores;
-mod hub;
 mod json;
 mod latency;
 mod memory;
-mod pairs;
 mod peers;
-mod report;
 mod throughput;
-mod transport;
 
 use std::time::Duration;
 
-use hub::{Batched, Hub, Publisher, Single, Subscription, BATCH};
+use helixmq_rivals::hub::{self, Batched, Hub, Publisher, Single, Subscription, BATCH};
+use helixmq_rivals::pairs::{compare, quartiles, Plan};
+use helixmq_rivals::report::{self, Row};
+use helixmq_rivals::transport::{Receiver, Sender};
 use latency::Latency;
-use pairs::{compare, quartiles, Plan};
-use report::Row;
-use transport::{Receiver, Sender};
 
 /// Messages that a queue holds, on every side.
 const BOUND: usize = 4096;
@@ -95,10 +90,23 @@ fn compare_all(options: &Options) {
         rows.extend(measured);
     }
     if let Some(path) = &options.out {
-        let table = report::markdown(&rows, options.plan, &hub::version(), BOUND);
-        let text = report::placed(std::fs::read_to_string(path).ok().as_deref(), &table);
+        let table = report::markdown(&rows, &intro(options.plan));
+        let text = report::placed(std::fs::read_to_string(path).ok().as_deref(), &table, "table");
         std::fs::write(path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
     }
+}
+
+/// What stands above the table.
+fn intro(plan: Plan) -> String {
+    format!(
+        "helixmq {} through its C ABI; {} pairs of 2 × {:.1} s, order alternating, after a warm-up; \
+         queues bound to {BOUND} messages on both sides. Ratio: ours / peer, turned round where lower is better, \
+         so that above 1 is always better; median of the pairs, quartiles in brackets. Cost: processor time of the \
+         process per message, and context switches per 1,000 messages.",
+        hub::version(),
+        plan.pairs,
+        plan.time.as_secs_f64()
+    )
 }
 
 /// A task topic with a publisher and a subscribed inbox. `inbox` are the options of the inbox.

@@ -30,6 +30,8 @@ pub struct Comparison {
     pub peer: Sample,
     /// `ours / peer` of each pair: median and quartiles.
     pub ratio: Quartiles,
+    /// The same of the processor time per message.
+    pub cpu_ratio: Quartiles,
 }
 
 /// Median and the quartiles around it.
@@ -74,6 +76,7 @@ pub fn compare(
         ours: median(|pair| pair.0),
         peer: median(|pair| pair.1),
         ratio: quartiles(pairs.iter().map(|(ours, peer)| ours.value / peer.value)),
+        cpu_ratio: quartiles(pairs.iter().map(|(ours, peer)| ours.cpu_us / peer.cpu_us)),
     }
 }
 

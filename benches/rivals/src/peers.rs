@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc};
 
-use crate::transport::{Receiver, Sender};
+use helixmq_rivals::transport::{Receiver, Sender};
 
 /// A payload that its message owns.
 pub type Boxed = Box<[u8]>;

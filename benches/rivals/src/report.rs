@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::pairs::{Comparison, Plan, Quartiles};
+use crate::pairs::{Comparison, Quartiles};
 
 /// One comparison, ready to print.
 pub struct Row {
@@ -60,7 +60,7 @@ impl Row {
 }
 
 /// Whether `value` reaches `minimum`, and how far it is from it.
-fn verdict(value: f64, minimum: f64) -> String {
+pub fn verdict(value: f64, minimum: f64) -> String {
     let percent = (value / minimum - 1.0) * 100.0;
     if value >= minimum {
         format!("met (+{percent:.0} %)")
@@ -82,19 +82,10 @@ fn cost(sample: &crate::pairs::Sample) -> String {
     format!("{:.3} µs, {:.1}", sample.cpu_us, sample.switches)
 }
 
-/// The table in markdown, under a description of machine and protocol.
-pub fn markdown(rows: &[Row], plan: Plan, version: &str, bound: usize) -> String {
+/// The table in markdown, under the machine and a description of the protocol.
+pub fn markdown(rows: &[Row], intro: &str) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "{}\n", machine());
-    let _ = writeln!(
-        text,
-        "helixmq {version} through its C ABI; {} pairs of 2 × {:.1} s, order alternating, after a warm-up; \
-         queues bound to {bound} messages on both sides. Ratio: ours / peer, turned round where lower is better, \
-         so that above 1 is always better; median of the pairs, quartiles in brackets. Cost: processor time of the \
-         process per message, and context switches per 1,000 messages.\n",
-        plan.pairs,
-        plan.time.as_secs_f64()
-    );
+    let _ = writeln!(text, "{}\n\n{intro}\n", machine());
     text.push_str("| # | workload | ours | peer | peer's | ratio | minimum | | our cost | peer's cost |\n");
     text.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
     for row in rows {
@@ -116,17 +107,16 @@ pub fn markdown(rows: &[Row], plan: Plan, version: &str, bound: usize) -> String
     text
 }
 
-/// The document with the table between its two marks; the table alone where there are none.
-pub fn placed(document: Option<&str>, table: &str) -> String {
-    const BEGIN: &str = "<!-- table: begin -->\n";
-    const END: &str = "<!-- table: end -->";
+/// The document with the table between the two marks of that name; the table alone where there are none.
+pub fn placed(document: Option<&str>, table: &str, name: &str) -> String {
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
     let parts = document.and_then(|text| {
-        let (before, rest) = text.split_once(BEGIN)?;
-        let (_, after) = rest.split_once(END)?;
+        let (before, rest) = text.split_once(&begin)?;
+        let (_, after) = rest.split_once(&end)?;
         Some((before, after))
     });
     match parts {
-        Some((before, after)) => format!("{before}{BEGIN}\n{table}\n{END}{after}"),
+        Some((before, after)) => format!("{before}{begin}\n{table}\n{end}{after}"),
         None => table.to_owned(),
     }
 }

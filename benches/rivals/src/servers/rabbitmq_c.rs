@@ -1,0 +1,108 @@
+//! rabbitmq-c as a peer: the loops of `rabbitmq_c.c`.
+
+use std::ffi::{c_char, c_int, c_void, CString};
+use std::time::Duration;
+
+use helixmq_rivals::pairs::{Meter, Sample};
+
+use super::load::{median, Load, Publishes, RoundTrips, Server, FRAME_MAX, HOST};
+
+#[repr(C)]
+struct Peer {
+    _opaque: [u8; 0],
+}
+
+extern "C" {
+    fn rc_open(host: *const c_char, port: c_int, frame_max: c_int) -> *mut Peer;
+    fn rc_close(peer: *mut Peer);
+    fn rc_publish(
+        peer: *mut Peer,
+        exchange: *const c_char,
+        key: *const c_char,
+        mandatory: c_int,
+        body: *const c_void,
+        size: usize,
+        window: u64,
+        seconds: f64,
+    ) -> i64;
+    fn rc_round_trips(
+        peer: *mut Peer,
+        exchange: *const c_char,
+        key: *const c_char,
+        mandatory: c_int,
+        body: *const c_void,
+        size: usize,
+        seconds: f64,
+        micros: *mut f64,
+        max: usize,
+    ) -> i64;
+}
+
+/// A connection with one channel in confirm mode.
+pub struct RabbitmqC(*mut Peer);
+
+impl RabbitmqC {
+    pub fn open(server: Server) -> Self {
+        // SAFETY: the text outlives the call.
+        let peer = unsafe { rc_open(c(HOST).as_ptr(), c_int::from(server.port), FRAME_MAX as c_int) };
+        assert!(!peer.is_null(), "rabbitmq-c did not connect");
+        Self(peer)
+    }
+}
+
+impl Publishes for RabbitmqC {
+    fn publish(&mut self, load: &Load, time: Duration) -> Sample {
+        let (exchange, key, body) = (c(load.exchange()), c(load.topic), load.body());
+        let meter = Meter::start();
+        // SAFETY: texts and body outlive the call.
+        let count = unsafe {
+            rc_publish(
+                self.0,
+                exchange.as_ptr(),
+                key.as_ptr(),
+                c_int::from(load.mandatory()),
+                body.as_ptr().cast(),
+                body.len(),
+                load.window as u64,
+                time.as_secs_f64(),
+            )
+        };
+        meter.rate(u64::try_from(count).expect("rabbitmq-c: publishing failed"))
+    }
+}
+
+impl RoundTrips for RabbitmqC {
+    fn round_trips(&mut self, load: &Load, time: Duration) -> Sample {
+        let (exchange, key, body) = (c(load.exchange()), c(load.topic), load.body());
+        // No round trip takes less than 5 µs.
+        let mut micros = vec![0.0; time.as_micros() as usize / 5];
+        let meter = Meter::start();
+        // SAFETY: as above; there is room for as many times as the call is told.
+        let count = unsafe {
+            rc_round_trips(
+                self.0,
+                exchange.as_ptr(),
+                key.as_ptr(),
+                c_int::from(load.mandatory()),
+                body.as_ptr().cast(),
+                body.len(),
+                time.as_secs_f64(),
+                micros.as_mut_ptr(),
+                micros.len(),
+            )
+        };
+        let count = usize::try_from(count).expect("rabbitmq-c: publishing failed");
+        meter.sample(count as u64, median(&micros[..count]))
+    }
+}
+
+impl Drop for RabbitmqC {
+    fn drop(&mut self) {
+        // SAFETY: ours, and not used after this.
+        unsafe { rc_close(self.0) };
+    }
+}
+
+fn c(text: &str) -> CString {
+    CString::new(text).expect("no NUL inside")
+}

@@ -1,0 +1,293 @@
+//! The rows: which load, which peers, which minimum.
+
+use std::time::Duration;
+
+use helixmq_rivals::pairs::{compare, Comparison, Plan, Sample};
+use helixmq_rivals::report::Row;
+
+use super::go::Go;
+use super::lapin::{ChannelAck, Client, DeliveryAck, PolledOnce, Usual};
+use super::load::{Consumes, Load, Publishes, RoundTrips, Server, To};
+use super::ours::Ours;
+use super::rabbitmq_c::RabbitmqC;
+
+const SMALL: usize = 100;
+const KIB: usize = 1 << 10;
+const LARGE: usize = 64 << 10;
+
+/// A topic of events that nobody has subscribed to.
+const UNBOUND: &str = "bench.unbound";
+const CLASSIC: &str = "bench.classic";
+const QUORUM: &str = "bench.quorum";
+
+const LAPIN_POLLED: &str = "lapin, futures polled once";
+const LAPIN_USUAL: &str = "lapin, usual loop";
+const RABBITMQ_C: &str = "rabbitmq-c";
+const GO: &str = "amqp091-go, NotifyPublish";
+
+/// All sides, and what they have come to.
+pub struct Rows {
+    server: Server,
+    plan: Plan,
+    ours: Ours,
+    lapin: Client,
+    rabbitmq_c: RabbitmqC,
+    go: Option<Go>,
+    pub done: Vec<Row>,
+}
+
+impl Rows {
+    pub fn new(server: Server, plan: Plan, go: Option<String>) -> Self {
+        let ours = Ours::open(server, "classic");
+        ours.declare(CLASSIC);
+        let mut rows = Self {
+            server,
+            plan,
+            ours,
+            lapin: Client::open(server),
+            rabbitmq_c: RabbitmqC::open(server),
+            go: go.map(|path| Go::start(&path, server)),
+            done: Vec::new(),
+        };
+        // The first event makes the exchange that the peers publish to.
+        rows.ours.fill(&unbound(SMALL, 1), 1);
+        rows
+    }
+
+    /// Measures the rows of these names; all, if there are none.
+    pub fn measure(&mut self, only: &[String]) {
+        let groups: [(&str, fn(&mut Self)); 6] = [
+            ("R1", Self::unbound_small),
+            ("R2", Self::classic),
+            ("R3", Self::quorum),
+            ("R4", Self::unbound_large),
+            ("R5", Self::consume),
+            ("R6", Self::round_trips),
+        ];
+        // R7 is the cost of R1.
+        let wants = |id: &str| only.is_empty() || only.iter().any(|word| word == id || (word == "R7" && id == "R1"));
+        assert!(groups.iter().any(|(id, _)| wants(id)), "no row of that name: R1 to R7");
+        for (_, measure) in groups.iter().filter(|(id, _)| wants(id)) {
+            measure(self);
+        }
+        // Those of R7 come with R1.
+        self.done.sort_by_key(|row| row.id);
+    }
+
+    fn unbound_small(&mut self) {
+        for (window, costs) in [(1_000, true), (5_000, false)] {
+            let load = unbound(SMALL, window);
+            let what = format!("confirmed publish, 100 B, no queue, window {window}");
+            self.published("R1", &what, &load, Peer::LapinPolled, Some(0.95));
+            let usual = self.published("R1", &what, &load, Peer::LapinUsual, Some(3.5));
+            let c = self.published("R1", &what, &load, Peer::RabbitmqC, Some(0.85));
+            self.published("R1", &what, &load, Peer::Go, Some(2.5));
+            if costs {
+                self.cost(LAPIN_USUAL, usual, 3.0);
+                self.cost(RABBITMQ_C, c, 0.5);
+            }
+        }
+    }
+
+    fn classic(&mut self) {
+        for (bytes, size) in [(SMALL, "100 B"), (KIB, "1 KiB")] {
+            let load = Load { topic: CLASSIC, to: To::Queue, bytes, window: 1_000 };
+            let what = format!("confirmed publish, {size}, classic queue, window 1000");
+            self.published("R2", &what, &load, Peer::RabbitmqC, Some(1.0));
+            self.published("R2", &what, &load, Peer::LapinPolled, None);
+            self.published("R2", &what, &load, Peer::LapinUsual, Some(1.5));
+            self.published("R2", &what, &load, Peer::Go, Some(1.4));
+        }
+        self.ours.purge(CLASSIC);
+    }
+
+    fn quorum(&mut self) {
+        let quorum = Ours::open(self.server, "quorum");
+        quorum.declare(QUORUM);
+        let classic = std::mem::replace(&mut self.ours, quorum);
+        let load = Load { topic: QUORUM, to: To::Queue, bytes: KIB, window: 1_000 };
+        let what = "confirmed publish, 1 KiB, quorum queue, window 1000";
+        self.published("R3", what, &load, Peer::LapinPolled, None);
+        self.published("R3", what, &load, Peer::LapinUsual, Some(1.0));
+        self.ours.purge(QUORUM);
+        self.ours = classic;
+    }
+
+    fn unbound_large(&mut self) {
+        let load = unbound(LARGE, 200);
+        let what = "confirmed publish, 64 KiB, no queue, window 200";
+        self.published("R4", what, &load, Peer::RabbitmqC, Some(1.0));
+        self.published("R4", what, &load, Peer::LapinPolled, None);
+        self.published("R4", what, &load, Peer::LapinUsual, Some(1.2));
+    }
+
+    fn consume(&mut self) {
+        for (by_delivery, name, minimum) in
+            [(true, "lapin, Delivery::ack each", 2.0), (false, "lapin, basic_ack each", 1.2)]
+        {
+            // As many as ours takes in about the time of a side.
+            let count = (self.plan.time.as_millis() as usize * 30).max(3_000);
+            let load = Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000 };
+            let (ours, lapin) = (std::cell::RefCell::new(&mut self.ours), &self.lapin);
+            let filled = || {
+                ours.borrow().purge(CLASSIC);
+                ours.borrow_mut().fill(&load, count);
+            };
+            let comparison = compare(
+                self.plan,
+                |_| {
+                    filled();
+                    ours.borrow_mut().consume(CLASSIC, count)
+                },
+                |_| {
+                    filled();
+                    if by_delivery {
+                        DeliveryAck(lapin).consume(CLASSIC, count)
+                    } else {
+                        ChannelAck(lapin).consume(CLASSIC, count)
+                    }
+                },
+            );
+            let what = "consume and acknowledge each, 100 B, classic queue, prefetch 1000";
+            self.row("R5", what, name, &comparison, rates(&comparison), Some(minimum));
+        }
+    }
+
+    fn round_trips(&mut self) {
+        let load = unbound(SMALL, 1);
+        let what = "confirm round trip, one in flight, p50";
+        let micros = |comparison: &Comparison| {
+            (format!("{:.1} µs", comparison.ours.value), format!("{:.1} µs", comparison.peer.value))
+        };
+        let (ours, c, lapin) = (&mut self.ours, &mut self.rabbitmq_c, &self.lapin);
+        let against_c = compare(self.plan, |time| ours.round_trips(&load, time), |time| c.round_trips(&load, time));
+        let against_lapin =
+            compare(self.plan, |time| ours.round_trips(&load, time), |time| Usual(lapin).round_trips(&load, time));
+        for (mut comparison, name, minimum) in [(against_c, RABBITMQ_C, 0.7), (against_lapin, "lapin", 0.95)] {
+            comparison.ratio = comparison.ratio.inverse();
+            let values = micros(&comparison);
+            self.row("R6", what, name, &comparison, values, Some(minimum));
+        }
+    }
+
+    /// Compares ours with one peer by the rate of confirmed publishes. `None`: there is no such peer.
+    fn published(
+        &mut self,
+        id: &'static str,
+        what: &str,
+        load: &Load,
+        peer: Peer,
+        minimum: Option<f64>,
+    ) -> Option<Comparison> {
+        let (name, mut polled, mut usual);
+        let side: &mut dyn Publishes = match peer {
+            Peer::LapinPolled => {
+                polled = PolledOnce(&self.lapin);
+                name = LAPIN_POLLED;
+                &mut polled
+            }
+            Peer::LapinUsual => {
+                usual = Usual(&self.lapin);
+                name = LAPIN_USUAL;
+                &mut usual
+            }
+            Peer::RabbitmqC => {
+                name = RABBITMQ_C;
+                &mut self.rabbitmq_c
+            }
+            Peer::Go => {
+                name = GO;
+                self.go.as_mut()?
+            }
+        };
+        let ours = std::cell::RefCell::new(&mut self.ours);
+        // Each side finds an empty queue.
+        let ready = || {
+            if load.to == To::Queue {
+                ours.borrow().purge(load.topic);
+            }
+        };
+        let comparison = compare(
+            self.plan,
+            |time| {
+                ready();
+                ours.borrow_mut().publish(load, time)
+            },
+            |time| {
+                ready();
+                side.publish(load, time)
+            },
+        );
+        self.row(id, what, name, &comparison, rates(&comparison), minimum);
+        Some(comparison)
+    }
+
+    fn cost(&mut self, peer: &str, comparison: Option<Comparison>, minimum: f64) {
+        let Some(mut comparison) = comparison else { return };
+        comparison.ratio = comparison.cpu_ratio.inverse();
+        let micros = |sample: Sample| format!("{:.2} µs", sample.cpu_us);
+        let values = (micros(comparison.ours), micros(comparison.peer));
+        let what = "processor time of the client per message of R1, window 1000";
+        self.row("R7", what, peer, &comparison, values, Some(minimum));
+    }
+
+    fn row(
+        &mut self,
+        id: &'static str,
+        what: &str,
+        peer: &str,
+        comparison: &Comparison,
+        values: (String, String),
+        minimum: Option<f64>,
+    ) {
+        let mut row = Row::of_ratio(id, (what, peer), values, comparison, comparison.ratio, minimum.unwrap_or(1.0));
+        if minimum.is_none() {
+            row.minimum = "–".into();
+            row.verdict = String::new();
+        }
+        row.print();
+        self.done.push(row);
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Peer {
+    LapinPolled,
+    LapinUsual,
+    RabbitmqC,
+    Go,
+}
+
+fn unbound(bytes: usize, window: usize) -> Load {
+    Load { topic: UNBOUND, to: To::Nobody, bytes, window }
+}
+
+fn rates(comparison: &Comparison) -> (String, String) {
+    let rate = |sample: Sample| format!("{:.1} k/s", sample.value / 1e3);
+    (rate(comparison.ours), rate(comparison.peer))
+}
+
+/// Our side alone.
+pub fn solo(server: Server, mode: &str, time: Duration) {
+    let mut ours = Ours::open(server, "classic");
+    ours.declare(CLASSIC);
+    ours.purge(CLASSIC);
+    let queue = Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000 };
+    let sample = match mode {
+        "publish" => ours.publish(&unbound(SMALL, 1_000), time),
+        "large" => ours.publish(&unbound(LARGE, 200), time),
+        "queue" => ours.publish(&queue, time),
+        "round-trip" => ours.round_trips(&unbound(SMALL, 1), time),
+        "consume" => {
+            let count = (time.as_secs_f64() * 30_000.0) as usize;
+            ours.fill(&queue, count);
+            ours.consume(CLASSIC, count)
+        }
+        other => panic!("no mode is named {other}"),
+    };
+    ours.purge(CLASSIC);
+    println!(
+        "{:.1} per second (round trips: µs), {:.3} µs of processor and {:.1} switches per 1,000",
+        sample.value, sample.cpu_us, sample.switches
+    );
+}
