@@ -5,7 +5,7 @@
 #   make test-embedded   what needs only Rust and a C compiler; installs nothing
 #   make test-infra-start, make test-infra-stop   the servers that tests talk to
 #   make torture         long runs of the same: more seeds, more rounds
-#   make bench           side by side with other in-process queues; writes docs/performance.md
+#   make bench           side by side with other queues and clients; writes docs/performance.md
 #   make lint            formatting, clippy, licences
 #   make headers         include/helixmq.h, symbols, schemas and tables from the code
 #   make release         optimised libhelixmq.so and a localised libhelixmq.a
@@ -25,7 +25,7 @@ FILES   ?= README.md $(wildcard src/*.rs)
 EMBEDDED = --no-default-features
 
 .PHONY: run lib test test-embedded test-rust test-rabbitmq4 test-server-examples test-rust-embedded test-c test-sanitizers test-languages test-examples test-release \
-        torture bench bench-quick lint audit headers release install test-infra-start test-infra-stop clean
+        torture bench bench-quick bench-servers-quick lint audit headers release install test-infra-start test-infra-stop clean
 
 lib:
 	cargo build --locked --profile fast --lib --target-dir $(TARGET)
@@ -36,7 +36,7 @@ run:
 	@echo
 	@./build/examples/01_worker_pool $(FILES)
 
-test: setup lint test-infra-start test-rust test-rabbitmq4 test-server-examples test-embedded test-sanitizers test-languages test-release bench-quick
+test: setup lint test-infra-start test-rust test-rabbitmq4 test-server-examples test-embedded test-sanitizers test-languages test-release bench-quick bench-servers-quick
 	@echo "make test: all parts passed"
 
 setup:
@@ -87,9 +87,13 @@ torture:
 
 bench: release
 	benches/run.sh $(abspath $(RELEASE)) docs/performance.md
+	benches/servers.sh $(abspath $(RELEASE)) docs/performance.md
 
 bench-quick: release
 	benches/run.sh $(abspath $(RELEASE)) --quick
+
+bench-servers-quick: release
+	benches/servers.sh $(abspath $(RELEASE)) --quick
 
 lint:
 	cargo fmt --all --check

@@ -21,6 +21,7 @@ pkg-config --exists openssl 2>/dev/null || missing+=(libssl-dev)
 need nm binutils
 tools/rabbitmq.sh installed || missing+=(rabbitmq-server)
 pkg-config --exists libzmq 2>/dev/null || missing+=(libzmq3-dev)
+pkg-config --exists librabbitmq 2>/dev/null || missing+=(librabbitmq-dev)
 if ! command -v cargo >/dev/null 2>&1; then
     echo "setup: Rust is missing; install it with rustup (1.88 or later), then try again" >&2
     exit 1

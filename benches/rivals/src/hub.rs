@@ -4,7 +4,6 @@ use std::ffi::{c_char, c_void, CStr};
 use std::ptr::{null, null_mut};
 
 use crate::abi::*;
-use crate::transport::{Receiver, Sender};
 
 /// Messages that one call of the batch forms carries.
 pub const BATCH: usize = 64;
@@ -31,20 +30,20 @@ impl Hub {
         Self(hub)
     }
 
-    /// Makes an inbox, freed by the caller.
-    pub fn inbox(&self, options: &str) -> *mut hmq_inbox {
+    /// Makes an inbox.
+    pub fn inbox(&self, options: &str) -> Inbox {
         let mut inbox = null_mut();
         // SAFETY: as in `configured`.
         must(|err| unsafe { hmq_inbox_new(self.0, text(options), options.len(), &mut inbox, err) });
-        inbox
+        Inbox(inbox)
     }
 
     /// Subscribes an inbox; the subscription is freed by the caller.
-    pub fn subscribed(&self, inbox: *mut hmq_inbox, options: &str) -> *mut hmq_sub {
+    pub fn subscribed(&self, inbox: &Inbox, options: &str) -> *mut hmq_sub {
         let mut sub = null_mut();
-        // SAFETY: as in `configured`; the inbox is the caller's and lives.
+        // SAFETY: as in `configured`; the inbox lives.
         must(|err| unsafe {
-            hmq_subscribe_inbox(self.0, text(options), options.len(), inbox, 1, 5_000, &mut sub, err)
+            hmq_subscribe_inbox(self.0, text(options), options.len(), inbox.0, 1, 5_000, &mut sub, err)
         });
         sub
     }
@@ -73,7 +72,7 @@ impl Hub {
     /// Makes an inbox and subscribes it.
     pub fn subscribe(&self, inbox_options: &str, options: &str) -> Subscription {
         let inbox = self.inbox(inbox_options);
-        let sub = self.subscribed(inbox, options);
+        let sub = self.subscribed(&inbox, options);
         Subscription { inbox, sub, events: [empty_event(); BATCH], settlements: [empty_settlement(); BATCH] }
     }
 
@@ -91,6 +90,32 @@ impl Drop for Hub {
             let _ = hmq_hub_close(self.0, 1_000, null_mut());
             hmq_hub_free(self.0);
         }
+    }
+}
+
+/// An inbox; freed with its drop.
+pub struct Inbox(*mut hmq_inbox);
+
+impl Inbox {
+    /// Fills `events` with what comes first; answers how many.
+    pub fn poll(&self, events: &mut [hmq_event]) -> usize {
+        let mut count = 0;
+        // SAFETY: there is room for as many events as the call is told.
+        let status = unsafe { hmq_inbox_poll(self.0, events.as_mut_ptr(), events.len(), -1, &mut count) };
+        assert!(status == HMQ_OK || status == HMQ_NO_DATA, "hmq_inbox_poll: {status}");
+        count
+    }
+
+    /// For calls that are not here.
+    pub fn handle(&self) -> *mut hmq_inbox {
+        self.0
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours and not used after this.
+        unsafe { hmq_inbox_free(self.0) };
     }
 }
 
@@ -115,7 +140,8 @@ impl Publisher {
         must(|err| unsafe { hmq_pub_send(self.handle, record, -1, null_mut(), err) });
     }
 
-    fn send_one(&mut self, payload: &[u8]) {
+    /// Sends the payload as one message.
+    pub fn send_one(&mut self, payload: &[u8]) {
         let record = hmq_record { payload: payload.as_ptr().cast(), payload_len: payload.len(), ..empty_record() };
         self.send_record(&record);
     }
@@ -141,7 +167,7 @@ impl Drop for Publisher {
 
 /// An inbox with one subscription, and room for one batch.
 pub struct Subscription {
-    inbox: *mut hmq_inbox,
+    inbox: Inbox,
     sub: *mut hmq_sub,
     events: [hmq_event; BATCH],
     settlements: [hmq_settlement; BATCH],
@@ -152,11 +178,7 @@ unsafe impl Send for Subscription {}
 
 impl Subscription {
     fn poll(&mut self, max: usize) -> usize {
-        let mut count = 0;
-        // SAFETY: there is room for `BATCH` events, and `max` is at most that.
-        let status = unsafe { hmq_inbox_poll(self.inbox, self.events.as_mut_ptr(), max, -1, &mut count) };
-        assert!(status == HMQ_OK || status == HMQ_NO_DATA, "hmq_inbox_poll: {status}");
-        count
+        self.inbox.poll(&mut self.events[..max])
     }
 
     fn each(&self, count: usize, on: &mut impl FnMut(&[u8])) {
@@ -167,7 +189,8 @@ impl Subscription {
         }
     }
 
-    fn receive_one(&mut self, on: &mut impl FnMut(&[u8])) {
+    /// Waits for one message, acknowledges and clears it.
+    pub fn receive_one(&mut self, on: &mut impl FnMut(&[u8])) {
         if self.poll(1) == 0 {
             return;
         }
@@ -196,43 +219,8 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // SAFETY: the handles are ours and not used after this.
-        unsafe {
-            hmq_sub_free(self.sub);
-            hmq_inbox_free(self.inbox);
-        }
-    }
-}
-
-/// Message by message: one publish call, and poll, settle, clear for each.
-pub struct Single<T>(pub T);
-
-impl Sender for Single<Publisher> {
-    fn send(&mut self, payload: &[u8]) {
-        self.0.send_one(payload);
-    }
-}
-
-impl Receiver for Single<Subscription> {
-    fn receive(&mut self, mut on: impl FnMut(&[u8])) {
-        self.0.receive_one(&mut on);
-    }
-}
-
-/// [`BATCH`] messages per call.
-pub struct Batched<T>(pub T);
-
-impl Sender for Batched<Publisher> {
-    const PER_CALL: u64 = BATCH as u64;
-
-    fn send(&mut self, payload: &[u8]) {
-        self.0.send_batch(payload);
-    }
-}
-
-impl Receiver for Batched<Subscription> {
-    fn receive(&mut self, mut on: impl FnMut(&[u8])) {
-        self.0.receive_batch(&mut on);
+        // SAFETY: the handle is ours and not used after this.
+        unsafe { hmq_sub_free(self.sub) };
     }
 }
 

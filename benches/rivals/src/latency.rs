@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::cores;
+use crate::transport::{Receiver, Sender};
 use helixmq_rivals::pairs::{Meter, Sample};
-use helixmq_rivals::transport::{Receiver, Sender};
 
 const INTERVAL: Duration = Duration::from_micros(10);
 const SIZE: usize = 100;

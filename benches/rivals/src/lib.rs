@@ -4,4 +4,3 @@ pub mod abi;
 pub mod hub;
 pub mod pairs;
 pub mod report;
-pub mod transport;

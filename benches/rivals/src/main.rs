@@ -12,15 +12,18 @@ mod json;
 mod latency;
 mod memory;
 mod peers;
+mod sides;
 mod throughput;
+mod transport;
 
 use std::time::Duration;
 
-use helixmq_rivals::hub::{self, Batched, Hub, Publisher, Single, Subscription, BATCH};
+use helixmq_rivals::hub::{self, Hub, Publisher, Subscription, BATCH};
 use helixmq_rivals::pairs::{compare, quartiles, Plan};
 use helixmq_rivals::report::{self, Row};
-use helixmq_rivals::transport::{Receiver, Sender};
 use latency::Latency;
+use sides::{Batched, Single};
+use transport::{Receiver, Sender};
 
 /// Messages that a queue holds, on every side.
 const BOUND: usize = 4096;

@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use crate::peers;
+use crate::transport::Sender;
 use helixmq_rivals::hub::{Hub, BATCH};
-use helixmq_rivals::transport::Sender;
 
 const MESSAGES: usize = 1_000_000 / BATCH * BATCH;
 const SIZE: usize = 100;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc};
 
-use helixmq_rivals::transport::{Receiver, Sender};
+use crate::transport::{Receiver, Sender};
 
 /// A payload that its message owns.
 pub type Boxed = Box<[u8]>;
@@ -81,7 +81,7 @@ impl Sender for Broadcaster {
         /// Messages between two looks at the receivers.
         const STRIDE: u64 = 64;
         let progress = &mut self.progress;
-        if progress.sent % STRIDE == 0 {
+        if progress.sent.is_multiple_of(STRIDE) {
             while progress
                 .received
                 .iter()

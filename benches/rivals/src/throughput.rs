@@ -4,8 +4,8 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::cores;
+use crate::transport::{Receiver, Sender};
 use helixmq_rivals::pairs::{Meter, Sample};
-use helixmq_rivals::transport::{Receiver, Sender};
 
 /// First byte of the last message of a sender.
 const LAST: u8 = 1;

@@ -15,7 +15,7 @@ use ::lapin::types::FieldTable;
 use ::lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Result};
 use futures_lite::StreamExt;
 use helixmq_rivals::pairs::{Meter, Sample};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 use super::load::{median, Consumes, Load, Publishes, RoundTrips, Server, FRAME_MAX, HOST, PREFETCH};
 
@@ -27,8 +27,17 @@ pub struct Client {
 }
 
 impl Client {
+    /// On the runtime that `#[tokio::main]` makes.
     pub fn open(server: Server) -> Self {
-        let runtime = Runtime::new().expect("a runtime");
+        Self::on(Runtime::new().expect("a runtime"), server)
+    }
+
+    /// On a runtime of the calling thread alone.
+    pub fn open_on_one_thread(server: Server) -> Self {
+        Self::on(Builder::new_current_thread().enable_all().build().expect("a runtime"), server)
+    }
+
+    fn on(runtime: Runtime, server: Server) -> Self {
         let uri = format!("amqp://guest:guest@{HOST}:{}/%2f?frame_max={FRAME_MAX}", server.port);
         let (connection, channel) = runtime
             .block_on(async {

@@ -23,6 +23,8 @@ pub struct Load {
     pub bytes: usize,
     /// Publishes that are not confirmed, at most.
     pub window: usize,
+    /// The peer's messages carry the properties that ours have (rabbitmq-c only).
+    pub dressed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

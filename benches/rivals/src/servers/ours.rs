@@ -4,7 +4,7 @@ use std::ptr::{null, null_mut};
 use std::time::{Duration, Instant};
 
 use helixmq_rivals::abi::*;
-use helixmq_rivals::hub::{empty_event, empty_record, must, Hub, Publisher};
+use helixmq_rivals::hub::{empty_event, empty_record, must, Hub, Inbox, Publisher};
 use helixmq_rivals::pairs::{Meter, Sample};
 
 use super::load::{median, Consumes, Load, Publishes, RoundTrips, Server, To, HOST, PREFETCH};
@@ -23,15 +23,6 @@ pub struct Ours {
     events: Box<[hmq_event; EVENTS]>,
 }
 
-struct Inbox(*mut hmq_inbox);
-
-impl Drop for Inbox {
-    fn drop(&mut self) {
-        // SAFETY: ours, and not used after this.
-        unsafe { hmq_inbox_free(self.0) };
-    }
-}
-
 impl Ours {
     /// `queues`: `classic` or `quorum`.
     pub fn open(server: Server, queues: &str) -> Self {
@@ -39,7 +30,7 @@ impl Ours {
             r#"{{"name": "bench", "publish_window": {WINDOW}, "rabbitmq": {{"host": "{HOST}", "port": {}, "queue_type": "{queues}"}}}}"#,
             server.port
         ));
-        let inbox = Inbox(hub.inbox(&format!(r#"{{"capacity": {WINDOW}}}"#)));
+        let inbox = hub.inbox(&format!(r#"{{"capacity": {WINDOW}}}"#));
         Self { inbox, hub, events: Box::new([empty_event(); EVENTS]) }
     }
 
@@ -81,10 +72,10 @@ impl Ours {
         let mut wanted = more(0);
         while wanted > 0 || open > 0 {
             let count = RECORDS.min(wanted).min(load.window - open);
-            // Half a call's worth is waited for: the fuller the calls, the fewer.
+            // Calls are not made smaller than need be; half of a small window goes at once.
             if count > 0 && (count == wanted || load.window - open >= RECORDS.min(load.window / 2)) {
                 let mut accepted = 0;
-                let inbox = self.inbox.0;
+                let inbox = self.inbox.handle();
                 // SAFETY: `count` records whose bodies outlive the call.
                 must(|err| unsafe {
                     hmq_pub_send_inbox(
@@ -100,7 +91,7 @@ impl Ours {
                 open += accepted;
                 wanted = more(accepted);
             } else {
-                let outcomes = self.poll(-1);
+                let outcomes = self.outcomes();
                 open -= outcomes;
                 confirmed += outcomes as u64;
             }
@@ -109,11 +100,8 @@ impl Ours {
     }
 
     /// Outcomes of publishes, all of which must be confirmed.
-    fn poll(&mut self, timeout_ms: i32) -> usize {
-        let mut count = 0;
-        // SAFETY: there is room for `EVENTS` events.
-        let status = unsafe { hmq_inbox_poll(self.inbox.0, self.events.as_mut_ptr(), EVENTS, timeout_ms, &mut count) };
-        assert!(status == HMQ_OK || status == HMQ_NO_DATA, "hmq_inbox_poll: {status}");
+    fn outcomes(&mut self) -> usize {
+        let count = self.inbox.poll(&mut self.events[..]);
         for event in &self.events[..count] {
             let (kind, status) = (event.kind, event.status);
             assert!(kind == HMQ_EV_PUBLISHED && status == HMQ_OK, "event {kind} with status {status}");
@@ -156,15 +144,12 @@ impl RoundTrips for Ours {
 
 impl Consumes for Ours {
     fn consume(&mut self, topic: &str, count: usize) -> Sample {
-        let inbox = Inbox(self.hub.inbox("{}"));
+        let inbox = self.hub.inbox("{}");
         let options = format!(r#"{{"topic": "{topic}", "kind": "task", "prefetch": {PREFETCH}}}"#);
-        let sub = self.hub.subscribed(inbox.0, &options);
+        let sub = self.hub.subscribed(&inbox, &options);
         let (mut meter, mut taken) = (None, 0);
         while taken < count {
-            let mut here = 0;
-            // SAFETY: as in `poll`.
-            let status = unsafe { hmq_inbox_poll(inbox.0, self.events.as_mut_ptr(), EVENTS, -1, &mut here) };
-            assert!(status == HMQ_OK || status == HMQ_NO_DATA, "hmq_inbox_poll: {status}");
+            let here = inbox.poll(&mut self.events[..]);
             meter.get_or_insert_with(Meter::start);
             for event in &self.events[..here] {
                 assert_eq!(event.kind, HMQ_EV_MESSAGE, "an event that is no message: status {}", event.status);

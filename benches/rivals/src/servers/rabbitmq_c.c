@@ -1,7 +1,10 @@
 /* rabbitmq-c as a program in C uses it: amqp_basic_publish in a loop, and confirms read when the
  * window is full. Confirms are followed by their tags, since a server may confirm out of order.
  */
+#define _POSIX_C_SOURCE 200809L
+
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -96,26 +99,65 @@ static int take_confirms(struct rc_peer *peer)
     return 0;
 }
 
-static int publish(struct rc_peer *peer, const char *exchange, const char *key, int mandatory,
-                   const void *body, size_t size)
+/* Where messages go and what they are. */
+struct rc_load {
+    const char *exchange;
+    const char *key;
+    const void *body;
+    size_t size;
+    int32_t mandatory;
+    /* With the properties that helixmq gives its messages: id, times, and of a task its serial and
+     * priority. */
+    int32_t dressed;
+};
+
+static amqp_table_entry_t number(const char *name, int64_t value)
+{
+    amqp_table_entry_t entry;
+
+    entry.key = amqp_cstring_bytes(name);
+    entry.value.kind = AMQP_FIELD_KIND_I64;
+    entry.value.value.i64 = value;
+    return entry;
+}
+
+static int publish(struct rc_peer *peer, const struct rc_load *load)
 {
     amqp_basic_properties_t properties;
-    amqp_bytes_t bytes;
+    amqp_table_entry_t headers[2];
+    amqp_bytes_t body;
+    char id[33];
 
     memset(&properties, 0, sizeof properties);
     properties._flags = AMQP_BASIC_DELIVERY_MODE_FLAG;
     properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
-    bytes.bytes = (void *)body;
-    bytes.len = size;
+    if (load->dressed) {
+        struct timespec time;
+
+        clock_gettime(CLOCK_REALTIME, &time);
+        snprintf(id, sizeof id, "%016llx%016llx", 0x1122334455667788ULL, (unsigned long long)peer->next);
+        properties._flags |= AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TIMESTAMP_FLAG | AMQP_BASIC_HEADERS_FLAG;
+        properties.message_id = amqp_cstring_bytes(id);
+        properties.timestamp = (uint64_t)time.tv_sec;
+        headers[0] = number("hmq-time-us", (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000);
+        headers[1] = number("hmq-serial", (int64_t)peer->next);
+        properties.headers.entries = headers;
+        properties.headers.num_entries = load->mandatory ? 2 : 1;
+        if (load->mandatory) {
+            properties._flags |= AMQP_BASIC_PRIORITY_FLAG;
+            properties.priority = 5;
+        }
+    }
+    body.bytes = (void *)load->body;
+    body.len = load->size;
     peer->next++;
-    return amqp_basic_publish(peer->connection, 1, amqp_cstring_bytes(exchange), amqp_cstring_bytes(key), mandatory,
-                              0, &properties, bytes);
+    return amqp_basic_publish(peer->connection, 1, amqp_cstring_bytes(load->exchange), amqp_cstring_bytes(load->key),
+                              load->mandatory, 0, &properties, body);
 }
 
 /* Publishes for so many seconds with the window kept full, then waits for the rest. Answers how
  * many were confirmed, or -1. */
-int64_t rc_publish(struct rc_peer *peer, const char *exchange, const char *key, int mandatory, const void *body,
-                   size_t size, uint64_t window, double seconds)
+int64_t rc_publish(struct rc_peer *peer, const struct rc_load *load, uint64_t window, double seconds)
 {
     const double end = now_s() + seconds;
     const uint64_t before = peer->confirmed;
@@ -125,7 +167,7 @@ int64_t rc_publish(struct rc_peer *peer, const char *exchange, const char *key, 
             while (peer->next - 1 - peer->confirmed >= window || peer->next - peer->low >= RING)
                 if (take_confirms(peer) != 0)
                     return -1;
-            if (publish(peer, exchange, key, mandatory, body, size) != AMQP_STATUS_OK)
+            if (publish(peer, load) != AMQP_STATUS_OK)
                 return -1;
         }
     } while (now_s() < end);
@@ -136,8 +178,7 @@ int64_t rc_publish(struct rc_peer *peer, const char *exchange, const char *key, 
 }
 
 /* One in flight: the time of each, in microseconds, into `micros`. Answers how many, or -1. */
-int64_t rc_round_trips(struct rc_peer *peer, const char *exchange, const char *key, int mandatory, const void *body,
-                       size_t size, double seconds, double *micros, size_t max)
+int64_t rc_round_trips(struct rc_peer *peer, const struct rc_load *load, double seconds, double *micros, size_t max)
 {
     double started = now_s();
     const double end = started + seconds;
@@ -146,7 +187,7 @@ int64_t rc_round_trips(struct rc_peer *peer, const char *exchange, const char *k
     while (count < max && started < end) {
         double done;
 
-        if (publish(peer, exchange, key, mandatory, body, size) != AMQP_STATUS_OK)
+        if (publish(peer, load) != AMQP_STATUS_OK)
             return -1;
         while (peer->confirmed < peer->next - 1)
             if (take_confirms(peer) != 0)

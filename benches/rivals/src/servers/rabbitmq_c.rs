@@ -15,27 +15,32 @@ struct Peer {
 extern "C" {
     fn rc_open(host: *const c_char, port: c_int, frame_max: c_int) -> *mut Peer;
     fn rc_close(peer: *mut Peer);
-    fn rc_publish(
-        peer: *mut Peer,
-        exchange: *const c_char,
-        key: *const c_char,
-        mandatory: c_int,
-        body: *const c_void,
-        size: usize,
-        window: u64,
-        seconds: f64,
-    ) -> i64;
-    fn rc_round_trips(
-        peer: *mut Peer,
-        exchange: *const c_char,
-        key: *const c_char,
-        mandatory: c_int,
-        body: *const c_void,
-        size: usize,
-        seconds: f64,
-        micros: *mut f64,
-        max: usize,
-    ) -> i64;
+    fn rc_publish(peer: *mut Peer, load: *const CLoad, window: u64, seconds: f64) -> i64;
+    fn rc_round_trips(peer: *mut Peer, load: *const CLoad, seconds: f64, micros: *mut f64, max: usize) -> i64;
+}
+
+/// `struct rc_load`.
+#[repr(C)]
+struct CLoad {
+    exchange: *const c_char,
+    key: *const c_char,
+    body: *const c_void,
+    size: usize,
+    mandatory: i32,
+    dressed: i32,
+}
+
+/// Runs `call` with the load as C has it.
+fn with<T>(load: &Load, call: impl FnOnce(&CLoad) -> T) -> T {
+    let (exchange, key, body) = (c(load.exchange()), c(load.topic), load.body());
+    call(&CLoad {
+        exchange: exchange.as_ptr(),
+        key: key.as_ptr(),
+        body: body.as_ptr().cast(),
+        size: body.len(),
+        mandatory: load.mandatory().into(),
+        dressed: load.dressed.into(),
+    })
 }
 
 /// A connection with one channel in confirm mode.
@@ -52,47 +57,27 @@ impl RabbitmqC {
 
 impl Publishes for RabbitmqC {
     fn publish(&mut self, load: &Load, time: Duration) -> Sample {
-        let (exchange, key, body) = (c(load.exchange()), c(load.topic), load.body());
-        let meter = Meter::start();
-        // SAFETY: texts and body outlive the call.
-        let count = unsafe {
-            rc_publish(
-                self.0,
-                exchange.as_ptr(),
-                key.as_ptr(),
-                c_int::from(load.mandatory()),
-                body.as_ptr().cast(),
-                body.len(),
-                load.window as u64,
-                time.as_secs_f64(),
-            )
-        };
-        meter.rate(u64::try_from(count).expect("rabbitmq-c: publishing failed"))
+        with(load, |c_load| {
+            let meter = Meter::start();
+            // SAFETY: what the load points at outlives the call.
+            let count = unsafe { rc_publish(self.0, c_load, load.window as u64, time.as_secs_f64()) };
+            meter.rate(u64::try_from(count).expect("rabbitmq-c: publishing failed"))
+        })
     }
 }
 
 impl RoundTrips for RabbitmqC {
     fn round_trips(&mut self, load: &Load, time: Duration) -> Sample {
-        let (exchange, key, body) = (c(load.exchange()), c(load.topic), load.body());
         // No round trip takes less than 5 µs.
         let mut micros = vec![0.0; time.as_micros() as usize / 5];
-        let meter = Meter::start();
-        // SAFETY: as above; there is room for as many times as the call is told.
-        let count = unsafe {
-            rc_round_trips(
-                self.0,
-                exchange.as_ptr(),
-                key.as_ptr(),
-                c_int::from(load.mandatory()),
-                body.as_ptr().cast(),
-                body.len(),
-                time.as_secs_f64(),
-                micros.as_mut_ptr(),
-                micros.len(),
-            )
-        };
-        let count = usize::try_from(count).expect("rabbitmq-c: publishing failed");
-        meter.sample(count as u64, median(&micros[..count]))
+        let (times, room) = (micros.as_mut_ptr(), micros.len());
+        with(load, |c_load| {
+            let meter = Meter::start();
+            // SAFETY: as above; there is room for as many times as the call is told.
+            let count = unsafe { rc_round_trips(self.0, c_load, time.as_secs_f64(), times, room) };
+            let count = usize::try_from(count).expect("rabbitmq-c: publishing failed");
+            meter.sample(count as u64, median(&micros[..count]))
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The rows: which load, which peers, which minimum.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use helixmq_rivals::pairs::{compare, Comparison, Plan, Sample};
@@ -23,6 +24,7 @@ const QUORUM: &str = "bench.quorum";
 const LAPIN_POLLED: &str = "lapin, futures polled once";
 const LAPIN_USUAL: &str = "lapin, usual loop";
 const RABBITMQ_C: &str = "rabbitmq-c";
+const RABBITMQ_C_DRESSED: &str = "rabbitmq-c, properties as ours";
 const GO: &str = "amqp091-go, NotifyPublish";
 
 /// All sides, and what they have come to.
@@ -56,7 +58,8 @@ impl Rows {
 
     /// Measures the rows of these names; all, if there are none.
     pub fn measure(&mut self, only: &[String]) {
-        let groups: [(&str, fn(&mut Self)); 6] = [
+        type Measure = fn(&mut Rows);
+        let groups: [(&str, Measure); 6] = [
             ("R1", Self::unbound_small),
             ("R2", Self::classic),
             ("R3", Self::quorum),
@@ -83,6 +86,8 @@ impl Rows {
             let c = self.published("R1", &what, &load, Peer::RabbitmqC, Some(0.85));
             self.published("R1", &what, &load, Peer::Go, Some(2.5));
             if costs {
+                let dressed = Load { dressed: true, ..load };
+                self.published("R1", &what, &dressed, Peer::RabbitmqC, None);
                 self.cost(LAPIN_USUAL, usual, 3.0);
                 self.cost(RABBITMQ_C, c, 0.5);
             }
@@ -91,9 +96,13 @@ impl Rows {
 
     fn classic(&mut self) {
         for (bytes, size) in [(SMALL, "100 B"), (KIB, "1 KiB")] {
-            let load = Load { topic: CLASSIC, to: To::Queue, bytes, window: 1_000 };
+            let load = Load { topic: CLASSIC, to: To::Queue, bytes, window: 1_000, dressed: false };
             let what = format!("confirmed publish, {size}, classic queue, window 1000");
             self.published("R2", &what, &load, Peer::RabbitmqC, Some(1.0));
+            if bytes == SMALL {
+                let dressed = Load { dressed: true, ..load };
+                self.published("R2", &what, &dressed, Peer::RabbitmqC, None);
+            }
             self.published("R2", &what, &load, Peer::LapinPolled, None);
             self.published("R2", &what, &load, Peer::LapinUsual, Some(1.5));
             self.published("R2", &what, &load, Peer::Go, Some(1.4));
@@ -105,7 +114,7 @@ impl Rows {
         let quorum = Ours::open(self.server, "quorum");
         quorum.declare(QUORUM);
         let classic = std::mem::replace(&mut self.ours, quorum);
-        let load = Load { topic: QUORUM, to: To::Queue, bytes: KIB, window: 1_000 };
+        let load = Load { topic: QUORUM, to: To::Queue, bytes: KIB, window: 1_000, dressed: false };
         let what = "confirmed publish, 1 KiB, quorum queue, window 1000";
         self.published("R3", what, &load, Peer::LapinPolled, None);
         self.published("R3", what, &load, Peer::LapinUsual, Some(1.0));
@@ -122,34 +131,34 @@ impl Rows {
     }
 
     fn consume(&mut self) {
-        for (by_delivery, name, minimum) in
-            [(true, "lapin, Delivery::ack each", 2.0), (false, "lapin, basic_ack each", 1.2)]
-        {
-            // As many as ours takes in about the time of a side.
-            let count = (self.plan.time.as_millis() as usize * 30).max(3_000);
-            let load = Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000 };
-            let (ours, lapin) = (std::cell::RefCell::new(&mut self.ours), &self.lapin);
+        let one_thread = Client::open_on_one_thread(self.server);
+        // As many as ours takes in about the time of a side.
+        let count = (self.plan.time.as_millis() as usize * 30).max(3_000);
+        let load = Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000, dressed: false };
+        let what = "consume and acknowledge each, 100 B, classic queue, prefetch 1000";
+        for (mut peer, name, minimum) in [
+            (Box::new(DeliveryAck(&self.lapin)) as Box<dyn Consumes>, "lapin, Delivery::ack each", Some(2.0)),
+            (Box::new(DeliveryAck(&one_thread)), "lapin, the same, current-thread runtime", None),
+            (Box::new(ChannelAck(&self.lapin)), "lapin, basic_ack each", Some(1.2)),
+        ] {
+            let ours = RefCell::new(&mut self.ours);
+            // Every turn begins with the same queue, filled by ours.
             let filled = || {
-                ours.borrow().purge(CLASSIC);
-                ours.borrow_mut().fill(&load, count);
+                let mut ours = ours.borrow_mut();
+                ours.purge(CLASSIC);
+                ours.fill(&load, count);
+                ours
             };
             let comparison = compare(
                 self.plan,
+                |_| filled().consume(CLASSIC, count),
                 |_| {
-                    filled();
-                    ours.borrow_mut().consume(CLASSIC, count)
-                },
-                |_| {
-                    filled();
-                    if by_delivery {
-                        DeliveryAck(lapin).consume(CLASSIC, count)
-                    } else {
-                        ChannelAck(lapin).consume(CLASSIC, count)
-                    }
+                    drop(filled());
+                    peer.consume(CLASSIC, count)
                 },
             );
-            let what = "consume and acknowledge each, 100 B, classic queue, prefetch 1000";
-            self.row("R5", what, name, &comparison, rates(&comparison), Some(minimum));
+            drop(peer);
+            self.done.push(row("R5", what, name, &comparison, rates(&comparison), minimum));
         }
     }
 
@@ -166,7 +175,7 @@ impl Rows {
         for (mut comparison, name, minimum) in [(against_c, RABBITMQ_C, 0.7), (against_lapin, "lapin", 0.95)] {
             comparison.ratio = comparison.ratio.inverse();
             let values = micros(&comparison);
-            self.row("R6", what, name, &comparison, values, Some(minimum));
+            self.done.push(row("R6", what, name, &comparison, values, Some(minimum)));
         }
     }
 
@@ -192,7 +201,7 @@ impl Rows {
                 &mut usual
             }
             Peer::RabbitmqC => {
-                name = RABBITMQ_C;
+                name = if load.dressed { RABBITMQ_C_DRESSED } else { RABBITMQ_C };
                 &mut self.rabbitmq_c
             }
             Peer::Go => {
@@ -200,7 +209,7 @@ impl Rows {
                 self.go.as_mut()?
             }
         };
-        let ours = std::cell::RefCell::new(&mut self.ours);
+        let ours = RefCell::new(&mut self.ours);
         // Each side finds an empty queue.
         let ready = || {
             if load.to == To::Queue {
@@ -218,7 +227,7 @@ impl Rows {
                 side.publish(load, time)
             },
         );
-        self.row(id, what, name, &comparison, rates(&comparison), minimum);
+        self.done.push(row(id, what, name, &comparison, rates(&comparison), minimum));
         Some(comparison)
     }
 
@@ -228,25 +237,7 @@ impl Rows {
         let micros = |sample: Sample| format!("{:.2} µs", sample.cpu_us);
         let values = (micros(comparison.ours), micros(comparison.peer));
         let what = "processor time of the client per message of R1, window 1000";
-        self.row("R7", what, peer, &comparison, values, Some(minimum));
-    }
-
-    fn row(
-        &mut self,
-        id: &'static str,
-        what: &str,
-        peer: &str,
-        comparison: &Comparison,
-        values: (String, String),
-        minimum: Option<f64>,
-    ) {
-        let mut row = Row::of_ratio(id, (what, peer), values, comparison, comparison.ratio, minimum.unwrap_or(1.0));
-        if minimum.is_none() {
-            row.minimum = "–".into();
-            row.verdict = String::new();
-        }
-        row.print();
-        self.done.push(row);
+        self.done.push(row("R7", what, peer, &comparison, values, Some(minimum)));
     }
 }
 
@@ -258,8 +249,26 @@ enum Peer {
     Go,
 }
 
+/// Prints and answers a row; one without a minimum has no verdict.
+fn row(
+    id: &'static str,
+    what: &str,
+    peer: &str,
+    comparison: &Comparison,
+    values: (String, String),
+    minimum: Option<f64>,
+) -> Row {
+    let mut row = Row::of_ratio(id, (what, peer), values, comparison, comparison.ratio, minimum.unwrap_or(1.0));
+    if minimum.is_none() {
+        row.minimum = "–".into();
+        row.verdict = String::new();
+    }
+    row.print();
+    row
+}
+
 fn unbound(bytes: usize, window: usize) -> Load {
-    Load { topic: UNBOUND, to: To::Nobody, bytes, window }
+    Load { topic: UNBOUND, to: To::Nobody, bytes, window, dressed: false }
 }
 
 fn rates(comparison: &Comparison) -> (String, String) {
@@ -272,7 +281,7 @@ pub fn solo(server: Server, mode: &str, time: Duration) {
     let mut ours = Ours::open(server, "classic");
     ours.declare(CLASSIC);
     ours.purge(CLASSIC);
-    let queue = Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000 };
+    let queue = Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000, dressed: false };
     let sample = match mode {
         "publish" => ours.publish(&unbound(SMALL, 1_000), time),
         "large" => ours.publish(&unbound(LARGE, 200), time),
