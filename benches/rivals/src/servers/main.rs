@@ -53,7 +53,7 @@ struct Options {
 impl Options {
     fn parse(words: &[String]) -> Self {
         let mut options = Self {
-            plan: Plan { pairs: 11, time: Duration::from_millis(400) },
+            plan: Plan { pairs: 11, time: Duration::from_millis(300) },
             port: None,
             only: Vec::new(),
             go: None,
