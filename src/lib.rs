@@ -27,6 +27,7 @@ pub mod hub;
 pub mod limits;
 pub mod message;
 pub mod metrics;
+pub mod numbers;
 pub mod pattern;
 pub mod reentrancy;
 pub mod runtime;

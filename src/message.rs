@@ -127,6 +127,14 @@ impl MessageId {
         Self { text, len: 32 }
     }
 
+    /// The number in an id that was made with `prefix`; `None` for any other text.
+    pub fn number(text: &str, prefix: u64) -> Option<u64> {
+        let (before, number) = text.split_at_checked(16)?;
+        let hex = |digits: &str| (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?;
+        let number = hex(number).filter(|_| hex(before) == Some(prefix))?;
+        (Self::made(prefix, number).as_str() == text).then_some(number)
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.text[..self.len as usize]).unwrap_or_default()
@@ -249,6 +257,25 @@ mod tests {
     fn write(record: &Record<'_>, stamp: Stamp) -> Message {
         let pool = Pool::new(1024, 1);
         Message::alone(&pool, &Arc::from("t"), 7, record, stamp).unwrap()
+    }
+
+    #[test]
+    fn the_number_of_an_id_is_told_only_of_those_made_here() {
+        let id = MessageId::made(7, 99);
+        assert_eq!(MessageId::number(id.as_str(), 7), Some(99));
+        let other = MessageId::made(8, 99);
+        let upper = id.as_str().to_uppercase().replace("63", "6A");
+        for text in [
+            other.as_str(),
+            "",
+            "99",
+            &id.as_str()[1..],
+            &format!("{}0", id.as_str()),
+            &upper,
+            "+000000000000007+000000000000063",
+        ] {
+            assert_eq!(MessageId::number(text, 7), None, "{text}");
+        }
     }
 
     #[test]

@@ -172,13 +172,14 @@ impl Bell {
 
     /// Waits as [`Bell::wait`], but first looks for a ring without sleeping for `spin`: a wake-up of
     /// a sleeping thread costs some 20 microseconds, a ring seen while awake next to nothing.
-    pub fn wait_spinning(&self, heard: u32, spin: Duration, deadline: Deadline) {
+    /// Answers whether it was seen while awake.
+    pub fn wait_spinning(&self, heard: u32, spin: Duration, deadline: Deadline) -> bool {
         if !spin.is_zero() {
             let end = Instant::now() + spin;
             loop {
                 for _ in 0..32 {
                     if self.heard() != heard {
-                        return;
+                        return true;
                     }
                     std::hint::spin_loop();
                 }
@@ -188,6 +189,7 @@ impl Bell {
             }
         }
         self.wait(heard, deadline);
+        false
     }
 }
 

@@ -1,15 +1,121 @@
-//! Batches that are waited for.
+//! Batches: those that are waited for, and those whose outcomes go to an inbox.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::inbox::{Event, Inbox};
 use super::inflight::{Answers, Done};
-use super::publish::Prepared;
+use super::publish::{full, Prepared, Publisher, ReceiptId};
 use super::Timeout;
 use crate::broker::BackendKind;
 use crate::error::{Error, Fate, Kind};
 use crate::message::Record;
 use crate::sync::Deadline;
+
+/// For what does not wait.
+const AT_ONCE: Timeout = Some(Duration::ZERO);
+
+impl Publisher {
+    /// Publishes records in order, without waiting; each outcome becomes an event of `inbox` with the
+    /// record's tag. Answers how many were taken, and why no more.
+    pub fn send_inbox(
+        &self,
+        records: &[Record<'_>],
+        tags: &[u64],
+        inbox: &Inbox,
+        ops: Option<&mut [u64]>,
+    ) -> (usize, Option<Error>) {
+        let own = &*self.0;
+        if let Err(error) = own.hub.check_open().and_then(|()| inbox.0.check_hub(own.hub.id)) {
+            return (0, Some(error));
+        }
+        let ops = ops.unwrap_or_default();
+        let tags = tags.iter().copied().chain(std::iter::repeat(0));
+        if own.outlet.backend.kind == BackendKind::Embedded {
+            return own.tell_at_once(records, tags, inbox, ops);
+        }
+        own.tell_later(records, tags, inbox, ops)
+    }
+}
+
+impl Prepared {
+    /// An embedded broker has an outcome for each by the time it has taken it.
+    fn tell_at_once(
+        &self,
+        records: &[Record<'_>],
+        tags: impl Iterator<Item = u64>,
+        inbox: &Inbox,
+        ops: &mut [u64],
+    ) -> (usize, Option<Error>) {
+        for (index, (record, tag)) in records.iter().zip(tags).enumerate() {
+            if inbox.0.reserve(1) == 0 {
+                return (index, Some(no_room()));
+            }
+            match self.hub.publish_one(&self.outlet, record, self.require, AT_ONCE) {
+                Ok(receipt) => {
+                    let op = self.hub.next_id();
+                    inbox.0.push_results([Event::Published { tag, op, result: Ok(receipt) }]);
+                    if let Some(slot) = ops.get_mut(index) {
+                        *slot = op;
+                    }
+                }
+                Err(error) => {
+                    inbox.0.unreserve(1);
+                    return (index, Some(error));
+                }
+            }
+        }
+        (records.len(), None)
+    }
+
+    /// To a server: all that there is room for, at once.
+    fn tell_later(
+        &self,
+        records: &[Record<'_>],
+        mut tags: impl Iterator<Item = u64>,
+        inbox: &Inbox,
+        ops: &mut [u64],
+    ) -> (usize, Option<Error>) {
+        let (hub, outlet) = (&self.hub, &*self.outlet);
+        let refused = records.iter().enumerate().find_map(|(index, record)| {
+            hub.check_publish(outlet, record, self.require).err().map(|error| (index, error))
+        });
+        let good = refused.as_ref().map_or(records.len(), |(index, _)| *index);
+        let promised = inbox.0.reserve(good);
+        let target = Arc::downgrade(&inbox.0);
+        let mut slots = ops.iter_mut();
+        let (first, entered) = hub.inflight.enter_all(promised, outlet.backend.kind, || {
+            let op = hub.next_id();
+            if let Some(slot) = slots.next() {
+                *slot = op;
+            }
+            Some((op, Done::Inbox { inbox: target.clone(), tag: tags.next().unwrap_or_default() }))
+        });
+        let batch = records.get(..entered).unwrap_or_default();
+        let handed = hub.hand_over(outlet, batch, first, AT_ONCE);
+        let taken = batch.get(..handed.count).unwrap_or_default();
+        hub.count_published(taken.len() as u64, taken.iter().map(|record| record.payload.len()).sum());
+        let id = |index: usize| {
+            let seq = handed.first_seq + index as u64;
+            taken.get(index).map_or(ReceiptId::Made(0, seq), |record| ReceiptId::of(record, outlet, seq))
+        };
+        hub.inflight.handed_over(first, taken.len(), id, handed.level);
+        hub.inflight.withdraw(crate::broker::Ticket(first.0 + taken.len() as u64), entered - taken.len());
+        inbox.0.unreserve(promised - taken.len());
+        let stopped = match (handed.stopped, refused) {
+            (Some(error), _) => Some(hub.count_failed(Some(error))),
+            (None, _) if entered < promised => Some(hub.inflight.full()),
+            (None, _) if promised < good => Some(no_room()),
+            (None, refused) => refused.map(|(_, error)| error),
+        };
+        (taken.len(), stopped)
+    }
+}
+
+fn no_room() -> Error {
+    full("the inbox has no room for the result")
+}
 
 /// A batch on its way. An embedded broker takes its records one after another, up to the first that
 /// it does not take. A server has many on their way at once: the hand-over stops when one is not
@@ -50,7 +156,7 @@ impl<'a> Sending<'a> {
                 false => {
                     let tell = || -> Done {
                         let told = Arc::clone(answers);
-                        Box::new(move |result| told.set(first + index, result))
+                        Done::call(move |result| told.set(first + index, result))
                     };
                     own.hub.start_waiting(&own.outlet, record, own.require, self.deadline, tell).map_err(Some)
                 }

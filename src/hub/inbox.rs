@@ -9,7 +9,7 @@
 //! (filtered ones) is settled after the locks are dropped, since settling may ring this inbox.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -81,6 +81,11 @@ pub enum Polled {
     Closed,
 }
 
+/// After so many polls that slept all the same, looking first is left ...
+const IN_VAIN_MAX: u32 = 8;
+/// ... but for one poll in so many.
+const TRIED_AGAIN: u32 = 32;
+
 /// A handle on an inbox; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Inbox(pub(super) Arc<InboxShared>);
@@ -93,6 +98,8 @@ pub struct InboxShared {
     waker: Arc<InboxWaker>,
     capacity: usize,
     spin: Duration,
+    /// Polls in a row for which it was no use to look for a while before sleeping.
+    spun_in_vain: AtomicU32,
     pub(super) wants: super::Wants,
     state: Mutex<State>,
     on_ready: OnceCell<Arc<OnReady>>,
@@ -182,6 +189,7 @@ impl Inbox {
             waker: Arc::new(waker),
             capacity: options.capacity,
             spin: options.spin,
+            spun_in_vain: AtomicU32::new(0),
             wants: super::Wants { state: options.state, log: options.log, fate: options.fate },
             state: Mutex::default(),
             on_ready: OnceCell::new(),
@@ -242,7 +250,7 @@ impl Inbox {
             if deadline.has_passed() {
                 return Polled::NoData;
             }
-            shared.waker.bell.wait_spinning(heard, shared.spin, deadline);
+            shared.wait(heard, deadline);
         }
     }
 
@@ -283,6 +291,17 @@ impl Inbox {
 }
 
 impl InboxShared {
+    /// Waits for something. Looking before sleeping takes the time of others where what comes takes
+    /// longer than that each time, as the answers of a server do.
+    fn wait(&self, heard: u32, deadline: Deadline) {
+        let in_vain = self.spun_in_vain.load(Ordering::Relaxed);
+        let spins = in_vain < IN_VAIN_MAX || in_vain % TRIED_AGAIN == 0;
+        let spin = if spins { self.spin } else { Duration::ZERO };
+        let seen = self.waker.bell.wait_spinning(heard, spin, deadline);
+        let in_vain = if seen { 0 } else { in_vain.wrapping_add(1).max(1) };
+        self.spun_in_vain.store(in_vain, Ordering::Relaxed);
+    }
+
     /// Refuses an inbox of another hub: it would end with that hub, not with this one.
     pub(super) fn check_hub(&self, hub: u64) -> Result<()> {
         if self.hub_id == hub {
@@ -333,11 +352,12 @@ impl InboxShared {
         state.reserved = state.reserved.saturating_sub(count);
     }
 
-    /// Queues a result into its promised place.
-    pub(super) fn push_result(&self, event: Event) {
+    /// Queues results into their promised places.
+    pub(super) fn push_results(&self, results: impl IntoIterator<Item = Event>) {
         self.put(|state| {
-            state.reserved = state.reserved.saturating_sub(1);
-            state.events.push_back(event);
+            let before = state.events.len();
+            state.events.extend(results);
+            state.reserved = state.reserved.saturating_sub(state.events.len() - before);
         });
     }
 

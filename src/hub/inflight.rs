@@ -1,17 +1,30 @@
 //! Publishes whose outcome is not known yet, and completions on their way to the program.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use super::inbox::{Event, InboxShared};
 use super::publish::{Receipt, ReceiptId};
 use crate::broker::{BackendKind, Level, Outcome, Ticket};
 use crate::error::{Error, Fate, Kind, Result};
+use crate::numbers::NumberMap;
 use crate::reentrancy::{as_callback, Caller};
 use crate::sync::{Bell, Deadline, Mutex, MutexGuard};
 
-/// Called once with the outcome of a publish.
-pub(super) type Done = Box<dyn FnOnce(Result<Receipt>) + Send>;
+/// Who is told the outcome of a publish, once.
+pub(super) enum Done {
+    /// An inbox, in the place that it promised.
+    Inbox { inbox: Weak<InboxShared>, tag: u64 },
+    /// Whoever made this function.
+    Call(Box<dyn FnOnce(Result<Receipt>) + Send>),
+}
+
+impl Done {
+    pub(super) fn call(done: impl FnOnce(Result<Receipt>) + Send + 'static) -> Self {
+        Done::Call(Box::new(done))
+    }
+}
 
 /// Records handed over to backends that confirm later. Bounded by the publish window.
 pub(super) struct Inflight {
@@ -19,7 +32,7 @@ pub(super) struct Inflight {
     next: AtomicU64,
     changed: Bell,
     closing: AtomicBool,
-    entries: Mutex<HashMap<u64, Entry>>,
+    entries: Mutex<NumberMap<Entry>>,
     /// Taken out of `entries`, and not told to the end yet.
     telling: AtomicUsize,
 }
@@ -48,19 +61,15 @@ impl Inflight {
 
     /// Enters a record that is about to be handed over; waits for room in the window.
     pub(super) fn enter(&self, deadline: Deadline, op: u64, backend: BackendKind, done: Done) -> Result<Ticket> {
+        let mut one = Some((op, done));
         loop {
             let heard = self.changed.heard();
-            {
-                let mut entries = self.entries.lock();
-                if entries.len() < self.window {
-                    let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-                    entries.insert(ticket, Entry { op, backend, id: None, outcome: None, done });
-                    return Ok(Ticket(ticket));
-                }
+            let (ticket, entered) = self.enter_all(1, backend, || one.take());
+            if entered == 1 {
+                return Ok(ticket);
             }
             if deadline.has_passed() {
-                let text = format!("{} publishes are in flight (publish window)", self.window);
-                return Err(Error::new(Kind::Full, text).with_fate(Fate::NotSent));
+                return Err(self.full());
             }
             if self.closing.load(Ordering::SeqCst) {
                 return Err(Error::new(Kind::Closed, "the hub is closed").with_fate(Fate::NotSent));
@@ -69,35 +78,74 @@ impl Inflight {
         }
     }
 
+    /// Enters as many of `count` records as there is room for, under tickets that follow each other;
+    /// answers the first ticket and how many.
+    pub(super) fn enter_all(
+        &self,
+        count: usize,
+        backend: BackendKind,
+        mut next: impl FnMut() -> Option<(u64, Done)>,
+    ) -> (Ticket, usize) {
+        let mut entries = self.entries.lock();
+        let room = self.window.saturating_sub(entries.len()).min(count);
+        let first = self.next.fetch_add(room as u64, Ordering::Relaxed);
+        let mut entered = 0;
+        while entered < room {
+            let Some((op, done)) = next() else { break };
+            entries.insert(first + entered as u64, Entry { op, backend, id: None, outcome: None, done });
+            entered += 1;
+        }
+        (Ticket(first), entered)
+    }
+
+    pub(super) fn full(&self) -> Error {
+        let text = format!("{} publishes are in flight (publish window)", self.window);
+        Error::new(Kind::Full, text).with_fate(Fate::NotSent)
+    }
+
     /// Lets nobody wait for room any more.
     pub(super) fn stop_waiting(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.changed.ring();
     }
 
-    /// The hand-over has returned; `level` if it was confirmed by then.
-    pub(super) fn handed_over(&self, ticket: Ticket, id: ReceiptId, level: Option<Level>) {
+    /// The hand-over of `count` records has returned; `level` if they were confirmed by then. `id`
+    /// names each, counted from 0.
+    pub(super) fn handed_over(
+        &self,
+        first: Ticket,
+        count: usize,
+        id: impl Fn(usize) -> ReceiptId,
+        level: Option<Level>,
+    ) {
+        let mut ended = Vec::new();
         let mut entries = self.entries.lock();
-        let Some(entry) = entries.get_mut(&ticket.0) else { return };
-        entry.id = Some(id);
-        if let Some(level) = level {
-            entry.outcome = Some(Outcome::Confirmed(level));
+        for index in 0..count {
+            let ticket = first.0 + index as u64;
+            let Some(entry) = entries.get_mut(&ticket) else { continue };
+            entry.id = Some(id(index));
+            if let Some(level) = level {
+                entry.outcome = Some(Outcome::Confirmed(level));
+            }
+            if entry.outcome.is_some() {
+                ended.extend(entries.remove(&ticket));
+            }
         }
-        if entry.outcome.is_none() {
-            return;
-        }
-        self.tell(entries, ticket);
+        self.tell(entries, ended);
     }
 
-    /// The record was not taken; its `done` is not called.
-    pub(super) fn withdraw(&self, ticket: Ticket) {
+    /// `count` records were not taken; their `done` is not called.
+    pub(super) fn withdraw(&self, first: Ticket, count: usize) {
+        if count == 0 {
+            return;
+        }
         let mut entries = self.entries.lock();
         let was_full = entries.len() >= self.window;
-        let entry = entries.remove(&ticket.0);
+        let withdrawn: Vec<_> = (0..count as u64).map(|index| entries.remove(&(first.0 + index))).collect();
         // Nobody else has reason to look: a ring for each would keep waiting publishers busy.
         let rings = was_full || entries.is_empty();
         drop(entries);
-        drop(entry);
+        drop(withdrawn);
         if rings {
             self.changed.ring();
         }
@@ -105,17 +153,18 @@ impl Inflight {
 
     /// Late outcomes. A ticket that is not known was completed before, or cancelled.
     pub(super) fn complete(&self, outcomes: &mut Vec<(Ticket, Outcome)>) {
+        let mut ended = Vec::with_capacity(outcomes.len());
+        let mut entries = self.entries.lock();
         for (ticket, outcome) in outcomes.drain(..) {
-            let mut entries = self.entries.lock();
             let Some(entry) = entries.get_mut(&ticket.0) else { continue };
             // The first word counts.
             entry.outcome.get_or_insert(outcome);
-            if entry.id.is_none() {
-                // Still being handed over; `handed_over` tells it.
-                continue;
+            // One that is still being handed over is told by `handed_over`.
+            if entry.id.is_some() {
+                ended.extend(entries.remove(&ticket.0));
             }
-            self.tell(entries, ticket);
         }
+        self.tell(entries, ended);
     }
 
     /// Completes an operation as cancelled: its message may or may not have arrived.
@@ -135,14 +184,30 @@ impl Inflight {
         self.complete(&mut tickets.into_iter().map(|ticket| (Ticket(ticket), outcome())).collect());
     }
 
-    fn tell(&self, mut entries: MutexGuard<'_, HashMap<u64, Entry>>, ticket: Ticket) {
-        self.telling.fetch_add(1, Ordering::SeqCst);
-        let entry = entries.remove(&ticket.0);
-        drop(entries);
-        if let Some(Entry { backend, id: Some(id), outcome: Some(outcome), done, .. }) = entry {
-            done(outcome.into_result().map(|level| Receipt { level, backend, id, spooled: false }));
+    /// Tells the outcomes of entries that were taken out; those of one inbox together.
+    fn tell(&self, entries: MutexGuard<'_, NumberMap<Entry>>, ended: Vec<Entry>) {
+        if ended.is_empty() {
+            return;
         }
-        self.telling.fetch_sub(1, Ordering::SeqCst);
+        let count = ended.len();
+        self.telling.fetch_add(count, Ordering::SeqCst);
+        drop(entries);
+        let mut together: (Weak<InboxShared>, Vec<Event>) = (Weak::new(), Vec::new());
+        for Entry { op, backend, id, outcome, done } in ended {
+            let (Some(id), Some(outcome)) = (id, outcome) else { continue };
+            let result = outcome.into_result().map(|level| Receipt { level, backend, id, spooled: false });
+            match done {
+                Done::Inbox { inbox, tag } => {
+                    if !together.0.ptr_eq(&inbox) {
+                        push(std::mem::replace(&mut together, (inbox, Vec::with_capacity(count))));
+                    }
+                    together.1.push(Event::Published { tag, op, result });
+                }
+                Done::Call(done) => done(result),
+            }
+        }
+        push(together);
+        self.telling.fetch_sub(count, Ordering::SeqCst);
         self.changed.ring();
     }
 
@@ -162,6 +227,12 @@ impl Inflight {
 
     pub(super) fn len(&self) -> usize {
         self.entries.lock().len()
+    }
+}
+
+fn push((inbox, results): (Weak<InboxShared>, Vec<Event>)) {
+    if let Some(inbox) = inbox.upgrade() {
+        inbox.push_results(results);
     }
 }
 
@@ -404,7 +475,7 @@ mod tests {
         let done = move |_| {
             told.fetch_add(1, Ordering::SeqCst);
         };
-        inflight.enter(now(), 1, BackendKind::Custom, Box::new(done)).unwrap()
+        inflight.enter(now(), 1, BackendKind::Custom, Done::call(done)).unwrap()
     }
 
     /// Room was seen under one lock and taken under another, so of several that waited for ever some
@@ -422,8 +493,8 @@ mod tests {
                             told.fetch_add(1, Ordering::SeqCst);
                         };
                         let forever = Deadline::after(None);
-                        let ticket = inflight.enter(forever, 1, BackendKind::Custom, Box::new(done)).unwrap();
-                        inflight.handed_over(ticket, ReceiptId::Made(0, 0), Some(Level::Broker));
+                        let ticket = inflight.enter(forever, 1, BackendKind::Custom, Done::call(done)).unwrap();
+                        inflight.handed_over(ticket, 1, |_| ReceiptId::Made(0, 0), Some(Level::Broker));
                     }
                 })
             })
@@ -431,10 +502,13 @@ mod tests {
         waiting.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(told.load(Ordering::SeqCst), 2000);
         let _open = entered(&inflight, &told);
-        assert_eq!(inflight.enter(now(), 1, BackendKind::Custom, Box::new(|_| {})).unwrap_err().kind(), Kind::Full);
+        assert_eq!(inflight.enter(now(), 1, BackendKind::Custom, Done::call(|_| {})).unwrap_err().kind(), Kind::Full);
         inflight.stop_waiting();
         let forever = Deadline::after(None);
-        assert_eq!(inflight.enter(forever, 1, BackendKind::Custom, Box::new(|_| {})).unwrap_err().kind(), Kind::Closed);
+        assert_eq!(
+            inflight.enter(forever, 1, BackendKind::Custom, Done::call(|_| {})).unwrap_err().kind(),
+            Kind::Closed
+        );
     }
 
     /// A close completed what was still being handed over; a hand-over that then failed was told to
@@ -445,11 +519,11 @@ mod tests {
         let refused = entered(&inflight, &told);
         inflight.cancel_all();
         assert!(inflight.wait_empty(now()).is_err());
-        inflight.withdraw(refused);
+        inflight.withdraw(refused, 1);
         assert_eq!(told.load(Ordering::SeqCst), 0, "its caller gets the error");
         let taken = entered(&inflight, &told);
         inflight.cancel_all();
-        inflight.handed_over(taken, ReceiptId::Made(0, 0), None);
+        inflight.handed_over(taken, 1, |_| ReceiptId::Made(0, 0), None);
         inflight.complete(&mut vec![(taken, Outcome::Confirmed(Level::Broker))]);
         assert_eq!(told.load(Ordering::SeqCst), 1);
         inflight.wait_empty(now()).unwrap();

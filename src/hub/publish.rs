@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use super::backends::Backend;
 use super::batch::Sending;
-use super::inbox::{Event, Inbox};
 use super::inflight::{Answer, Done};
 use super::route::Use;
 use super::{Hub, Shared, Timeout};
@@ -47,7 +46,7 @@ pub enum ReceiptId {
 }
 
 impl ReceiptId {
-    fn of(record: &Record<'_>, outlet: &Outlet, seq: u64) -> Self {
+    pub(super) fn of(record: &Record<'_>, outlet: &Outlet, seq: u64) -> Self {
         match record.id {
             "" => ReceiptId::Made(outlet.backend.id_prefix, seq),
             given => ReceiptId::Given(MessageId::given(given)),
@@ -73,12 +72,12 @@ pub(super) struct Outlet {
 }
 
 /// What a hand-over of several records did.
-struct Handed {
-    count: usize,
-    first_seq: u64,
+pub(super) struct Handed {
+    pub(super) count: usize,
+    pub(super) first_seq: u64,
     /// `None`: outcomes come by ticket.
-    level: Option<Level>,
-    stopped: Option<Error>,
+    pub(super) level: Option<Level>,
+    pub(super) stopped: Option<Error>,
 }
 
 /// Options of a prepared publisher that apply to each record that does not say otherwise.
@@ -98,7 +97,7 @@ pub struct PublisherDefaults {
 
 /// A publisher for one topic; cheap to clone.
 #[derive(Clone)]
-pub struct Publisher(Arc<Prepared>);
+pub struct Publisher(pub(super) Arc<Prepared>);
 
 pub(super) struct Prepared {
     pub(super) hub: Arc<Shared>,
@@ -191,46 +190,11 @@ impl Publisher {
         hub.completions.reserve()?;
         let op = hub.next_id();
         let (id, completions) = (hub.id, Arc::clone(&hub.completions));
-        let tell = Box::new(move |result| completions.push(id, Box::new(move || done(result))));
+        let tell = Done::call(move |result| completions.push(id, Box::new(move || done(result))));
         // A record that is not taken drops `done` here, while its place is still reserved.
         let started = as_callback(Caller::Hub(id), || hub.publish_async(&own.outlet, record, own.require, op, tell));
         started.inspect_err(|_| hub.completions.unreserve())?;
         Ok(op)
-    }
-
-    /// Publishes records in order; each outcome becomes an event of `inbox` with the record's tag.
-    pub fn send_inbox(
-        &self,
-        records: &[Record<'_>],
-        tags: &[u64],
-        inbox: &Inbox,
-        mut ops: Option<&mut [u64]>,
-    ) -> (usize, Option<Error>) {
-        let own = &*self.0;
-        if let Err(error) = own.hub.check_open().and_then(|()| inbox.0.check_hub(own.hub.id)) {
-            return (0, Some(error));
-        }
-        for (index, record) in records.iter().enumerate() {
-            if inbox.0.reserve(1) == 0 {
-                return (index, Some(full("the inbox has no room for the result")));
-            }
-            let op = own.hub.next_id();
-            let tag = tags.get(index).copied().unwrap_or_default();
-            let target = Arc::downgrade(&inbox.0);
-            let tell = Box::new(move |result| {
-                if let Some(inbox) = target.upgrade() {
-                    inbox.push_result(Event::Published { tag, op, result });
-                }
-            });
-            if let Err(error) = own.hub.publish_async(&own.outlet, record, own.require, op, tell) {
-                inbox.0.unreserve(1);
-                return (index, Some(error));
-            }
-            if let Some(slot) = ops.as_mut().and_then(|ops| ops.get_mut(index)) {
-                *slot = op;
-            }
-        }
-        (records.len(), None)
     }
 
     /// What applies to each record that does not say otherwise.
@@ -300,7 +264,10 @@ impl Shared {
     ) -> Result<()> {
         self.check_publish(outlet, record, require)?;
         if outlet.backend.kind == BackendKind::Embedded {
-            tell(Ok(self.publish_one(outlet, record, require, Some(Duration::ZERO))?));
+            let receipt = self.publish_one(outlet, record, require, Some(Duration::ZERO))?;
+            if let Done::Call(tell) = tell {
+                tell(Ok(receipt));
+            }
             return Ok(());
         }
         let now = Deadline::after(Some(Duration::ZERO));
@@ -315,11 +282,11 @@ impl Shared {
             (1, _) => {
                 self.count_published(1, record.payload.len());
                 let id = ReceiptId::of(record, outlet, handed.first_seq);
-                self.inflight.handed_over(ticket, id, handed.level);
+                self.inflight.handed_over(ticket, 1, |_| id, handed.level);
                 Ok(())
             }
             (_, stopped) => {
-                self.inflight.withdraw(ticket);
+                self.inflight.withdraw(ticket, 1);
                 Err(stopped.unwrap_or_else(stopped_without_reason))
             }
         }
@@ -336,7 +303,7 @@ impl Shared {
         let deadline = Deadline::after(timeout);
         self.start_waiting(outlet, record, require, deadline, || {
             let told = Arc::clone(&answer);
-            Box::new(move |result| told.set(result))
+            Done::call(move |result| told.set(result))
         })?;
         answer.wait(deadline).inspect_err(|error| self.count_unknown(error))
     }
@@ -378,7 +345,13 @@ impl Shared {
     }
 
     /// Hands records over in order; waits for space for at most `timeout`.
-    fn hand_over(&self, outlet: &Outlet, records: &[Record<'_>], first_ticket: Ticket, timeout: Timeout) -> Handed {
+    pub(super) fn hand_over(
+        &self,
+        outlet: &Outlet,
+        records: &[Record<'_>],
+        first_ticket: Ticket,
+        timeout: Timeout,
+    ) -> Handed {
         let mut handed = Handed { count: 0, first_seq: 0, level: None, stopped: None };
         let mut waiting: Option<(Arc<SpaceBell>, Deadline)> = None;
         let mut backoff = BACKOFF_FIRST;
@@ -434,7 +407,7 @@ impl Shared {
         space
     }
 
-    fn check_publish(&self, outlet: &Outlet, record: &Record<'_>, require: Option<Level>) -> Result<()> {
+    pub(super) fn check_publish(&self, outlet: &Outlet, record: &Record<'_>, require: Option<Level>) -> Result<()> {
         self.check_open()?;
         outlet.backend.check_up()?;
         self.check_record(record)?;
@@ -467,13 +440,13 @@ impl Shared {
         Ok(())
     }
 
-    fn count_published(&self, count: u64, bytes: usize) {
+    pub(super) fn count_published(&self, count: u64, bytes: usize) {
         self.metrics.add(Counter::Published, count);
         self.metrics.add(Counter::PublishedBytes, bytes as u64);
     }
 
     #[cold]
-    fn count_failed(&self, stopped: Option<Error>) -> Error {
+    pub(super) fn count_failed(&self, stopped: Option<Error>) -> Error {
         self.metrics.add(Counter::PublishFailed, 1);
         let error = stopped.unwrap_or_else(stopped_without_reason);
         if error.fate().is_some() {
@@ -501,7 +474,7 @@ impl Shared {
         }
         let shared_done = Arc::new(crate::sync::Mutex::new(Some(done)));
         let told = Arc::clone(&shared_done);
-        let tell = Box::new(move |result: Result<Receipt>| {
+        let tell = Done::call(move |result: Result<Receipt>| {
             if let Some(done) = told.lock().take() {
                 done(result.map(drop));
             }
@@ -584,7 +557,7 @@ fn closed() -> Error {
     Error::new(Kind::Closed, "the hub is closed").with_fate(Fate::NotSent)
 }
 
-fn full(text: &str) -> Error {
+pub(super) fn full(text: &str) -> Error {
     Error::new(Kind::Full, text).with_fate(Fate::NotSent)
 }
 

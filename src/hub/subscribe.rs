@@ -456,7 +456,9 @@ impl SubShared {
                     return;
                 }
                 (None, Flow::More) => {}
-                (None, Flow::Idle) => self.bell.wait_spinning(heard, SPIN, Deadline::after(None)),
+                (None, Flow::Idle) => {
+                    self.bell.wait_spinning(heard, SPIN, Deadline::after(None));
+                }
             }
         }
     }

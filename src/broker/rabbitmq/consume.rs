@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use super::acks::{Acks, Frame, ServerTag};
 use super::error::{error, of};
 use super::publish::{Done, Job};
-use super::wire::{self, short, Incoming, Outgoing, Target};
+use super::wire::{self, short, Incoming, Made, Outgoing, Target};
 use super::{Shared, CLOSE_MAX};
 use crate::broker::{Delivery, Flow, Sink, Source, Start, SubscribeSpec, Verdict};
 use crate::clock::{Clock, Moment};
@@ -327,7 +327,7 @@ impl Subscriber {
         let record = Record { headers: headers.headers(), ..Record::again(&held.message, id.as_str()) };
         let topic = format!("{}{DEAD_LETTER_SUFFIX}", held.message.topic());
         let target = Target { priority: false, ..shared.target(&topic, TopicKind::Task, Wire::Native) };
-        let out = wire::outgoing(&record, target, id, shared.context.clock.wall_us());
+        let out = wire::outgoing(&record, target, Made::default(), shared.context.clock.wall_us());
         self.post(shared, state, held, Move { queue: &topic, wire: Wire::Native, outgoing: out, delay_s: 0 });
     }
 
@@ -437,7 +437,7 @@ struct Move<'a> {
     queue: &'a str,
     /// Of the queue.
     wire: Wire,
-    outgoing: Result<Outgoing>,
+    outgoing: Result<Box<Outgoing>>,
     delay_s: u64,
 }
 
@@ -553,7 +553,7 @@ impl Subscriber {
         };
         let wire = shared.forms.of(held.message.topic());
         let target = shared.target(held.message.topic(), self.spec.kind, wire);
-        let mut outgoing = wire::outgoing(&record, target, id, shared.context.clock.wall_us());
+        let mut outgoing = wire::outgoing(&record, target, Made::default(), shared.context.clock.wall_us());
         outgoing.iter_mut().for_each(|outgoing| wire::set_topic(outgoing, held.message.topic()));
         let delay_s = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
         // The queue of a group is ours, whatever the form of its events.

@@ -56,6 +56,7 @@ mod publish;
 mod ready;
 mod tls;
 mod topology;
+mod way;
 mod wire;
 
 /// What a backend is made from.

@@ -12,16 +12,13 @@
 //! How many jobs there can be is bounded above: by the hub's publish window, and by the prefetch of
 //! the sources whose messages are moved.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context as TaskContext, Poll, Wake as TaskWake, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::StreamExt;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::ConfirmSelectOptions;
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Connection, ErrorKind};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -31,14 +28,18 @@ use super::consume::Subscriber;
 use super::error::{away, error, of, unknown};
 use super::ready::{Admitted, Prepared, Readiness};
 use super::topology::{delayed, EVENTS};
-use super::wire::{self, short, Outgoing};
+use super::way::{Answer, Letter, Way};
+use super::wire::{self, short, Made, Outgoing};
 use super::Shared;
 use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
 use crate::clock::{Clock, Moment};
 use crate::config::Wire;
 use crate::error::{Error, Kind};
-use crate::message::{MessageId, TopicKind};
+use crate::message::TopicKind;
+use crate::numbers::NumberMap;
 
+/// Set in the serials of those without an id that was made for them; the others have its number.
+const SERIAL_OF_NO_ID: Serial = 1 << 63;
 /// Rounds of jobs taken before confirms are looked at again.
 const JOBS_AT_ONCE: usize = 64;
 /// One message on its way to the server.
@@ -48,7 +49,7 @@ pub(super) struct Job {
     pub kind: TopicKind,
     /// Where messages of its topic go depends on their form.
     pub wire: Wire,
-    pub outgoing: Outgoing,
+    pub outgoing: Box<Outgoing>,
     /// Whole seconds.
     pub delay_s: u64,
     pub done: Done,
@@ -87,7 +88,7 @@ impl Destination for RabbitDestination {
         let first_seq = batch.number(batch.records.len());
         let target = shared.target(&self.topic, self.kind, self.wire);
         for (index, record) in batch.records.iter().enumerate() {
-            let made = MessageId::made(shared.context.id_prefix, first_seq + index as u64);
+            let made = Made { prefix: shared.context.id_prefix, seq: first_seq + index as u64 };
             let outgoing = match wire::outgoing(record, target, made, batch.now_us) {
                 Ok(outgoing) => outgoing,
                 Err(refused) => return Taken { count: index, first_seq, level: None, stopped: Some(refused) },
@@ -123,30 +124,6 @@ impl std::fmt::Debug for RabbitDestination {
     }
 }
 
-/// How the server answered a publish.
-type Answer = (Serial, lapin::Result<Confirmation>);
-
-/// A publish as it is handed to the client library.
-struct Flight {
-    channel: Channel,
-    exchange: ShortString,
-    key: ShortString,
-    mandatory: bool,
-    serial: Serial,
-    outgoing: Outgoing,
-}
-
-async fn send(flight: Flight) -> Answer {
-    let Flight { channel, exchange, key, mandatory, serial, outgoing } = flight;
-    let options = BasicPublishOptions { mandatory, immediate: false };
-    let (body, properties) = outgoing.finished(mandatory.then_some(serial));
-    let answer = match channel.basic_publish(exchange, key, options, &body, properties).await {
-        Ok(confirm) => confirm.await,
-        Err(failed) => Err(failed),
-    };
-    (serial, answer)
-}
-
 /// A job whose publish is on its way.
 struct Open {
     done: Done,
@@ -160,10 +137,11 @@ pub(super) struct Publisher {
     clock: Clock,
     connection: Arc<Connection>,
     confirm_timeout: Duration,
-    channel: Option<Channel>,
+    channel: Option<Arc<Channel>>,
     readiness: Readiness,
     confirms: Confirms,
-    open: HashMap<Serial, Open>,
+    open: NumberMap<Open>,
+    way: Way,
     /// In the order they were sent, to find those that are late.
     sent: VecDeque<Serial>,
     serials: Serial,
@@ -191,7 +169,8 @@ impl Publisher {
             confirm_timeout,
             channel: None,
             confirms: Confirms::default(),
-            open: HashMap::new(),
+            open: NumberMap::default(),
+            way: Way::new(),
             sent: VecDeque::new(),
             serials: 0,
             barrier_open: false,
@@ -201,8 +180,6 @@ impl Publisher {
 
     /// Runs until all senders of jobs are gone and every publish has ended.
     pub async fn run(mut self, mut jobs: UnboundedReceiver<Job>) {
-        let mut flying = FuturesUnordered::new();
-        let flag = Arc::new(Flag(AtomicBool::new(false)));
         let mut answers = Vec::new();
         let mut batch = Vec::new();
         let mut ended = false;
@@ -210,13 +187,7 @@ impl Publisher {
             let late = tokio::time::sleep(self.next_late());
             tokio::pin!(late);
             let step = poll_fn(|context| {
-                drain(&mut flying, &flag, &mut answers);
-                if answers.is_empty() {
-                    if let Poll::Ready(Some(answer)) = flying.poll_next_unpin(context) {
-                        answers.push(answer);
-                        drain(&mut flying, &flag, &mut answers);
-                    }
-                }
+                self.way.drain(context, &mut answers);
                 if !answers.is_empty() {
                     return Poll::Ready(Step::Answers);
                 }
@@ -231,7 +202,7 @@ impl Publisher {
                     }
                 }
                 // What has been told as unknown need not be waited for.
-                if ended && self.readiness.nobody_waits() && (flying.is_empty() || self.open.is_empty()) {
+                if ended && self.readiness.nobody_waits() && (self.way.is_empty() || self.open.is_empty()) {
                     return Poll::Ready(Step::Ended);
                 }
                 std::future::Future::poll(late.as_mut(), context).map(|()| Step::Late)
@@ -248,20 +219,20 @@ impl Publisher {
                     let (jobs, result) = self.readiness.on_prepared(prepared);
                     for job in jobs {
                         match &result {
-                            Ok(()) => flying.extend(self.begin(job).await.map(send)),
+                            Ok(()) => self.begin(job).await,
                             Err(failed) => self.refuse(job.done, failed.clone()),
                         }
                     }
                 }
                 Step::Jobs => {
                     for job in batch.drain(..) {
-                        flying.extend(self.begin(job).await.map(send));
+                        self.begin(job).await;
                     }
                 }
                 Step::Ended => break,
             }
-            if flying.is_empty() {
-                flying.extend(self.barrier().map(send));
+            if self.way.is_empty() {
+                self.barrier();
             }
             self.tell();
         }
@@ -269,42 +240,51 @@ impl Publisher {
         self.tell();
     }
 
-    /// What brings a confirm to those that wait for one more.
-    fn barrier(&mut self) -> Option<Flight> {
-        let channel = self.channel.clone().filter(|_| self.confirms.wants_barrier() && !self.barrier_open)?;
+    /// Sends what brings a confirm to those that wait for one more.
+    fn barrier(&mut self) {
+        if !self.confirms.wants_barrier() || self.barrier_open {
+            return;
+        }
+        let Some(channel) = self.channel.clone() else { return };
         self.barrier_open = true;
-        let serial = self.enter(Done::Barrier, Arc::from(""));
-        let (exchange, key) = ("".into(), "hmq.barrier".into());
-        Some(Flight { channel, exchange, key, mandatory: false, serial, outgoing: Outgoing::default() })
+        self.send(channel, "".into(), "hmq.barrier".into(), Done::Barrier, Arc::from(""), Box::default());
     }
 
-    fn enter(&mut self, done: Done, topic: Arc<str>) -> Serial {
-        self.serials += 1;
-        self.open.insert(self.serials, Open { done, since: self.clock.now(), topic });
-        self.sent.push_back(self.serials);
-        self.serials
+    /// Hands a publish to the client library, and follows it.
+    fn send(
+        &mut self,
+        channel: Arc<Channel>,
+        exchange: ShortString,
+        key: ShortString,
+        done: Done,
+        topic: Arc<str>,
+        outgoing: Box<Outgoing>,
+    ) {
+        // One with an id that was made for it is found by that when it is returned.
+        let made = outgoing.made.filter(|number| !self.open.contains_key(number));
+        let serial = made.unwrap_or_else(|| {
+            self.serials += 1;
+            SERIAL_OF_NO_ID | self.serials
+        });
+        let told = (outgoing.mandatory && made.is_none()).then_some(serial);
+        self.open.insert(serial, Open { done, since: self.clock.now(), topic });
+        self.sent.push_back(serial);
+        self.way.send(serial, Letter { channel, exchange, key, outgoing, serial: told });
     }
 
-    /// Answers how a job is sent. `None`: it waits for its topic, or has ended.
-    async fn begin(&mut self, job: Job) -> Option<Flight> {
+    /// Sends a job, unless it waits for its topic, or has ended.
+    async fn begin(&mut self, job: Job) {
         if let Err(refused) = wire::check(&job.outgoing, self.connection.configuration().frame_max()) {
-            self.end(job.done, Outcome::Refused(refused));
-            return None;
+            return self.end(job.done, Outcome::Refused(refused));
         }
         let Job { topic, kind, wire, mut outgoing, delay_s, done } = match self.readiness.admit(job) {
             Admitted::Ready(job) => job,
-            Admitted::Waits => return None,
-            Admitted::Refused(job, why) => {
-                self.refuse(job.done, why);
-                return None;
-            }
+            Admitted::Waits => return,
+            Admitted::Refused(job, why) => return self.refuse(job.done, why),
         };
         let channel = match self.channel().await {
             Ok(channel) => channel,
-            Err(failed) => {
-                self.refuse(done, failed);
-                return None;
-            }
+            Err(failed) => return self.refuse(done, failed),
         };
         wire::set_ttl(&mut outgoing, (delay_s > 0).then(|| self.clock.wall_us()));
         let (exchange, key) = match (kind, delay_s) {
@@ -315,9 +295,8 @@ impl Publisher {
             (TopicKind::Task, 0) => ("".into(), short(&topic)),
         };
         // An event that no group wants is nobody's loss; a task that no queue takes is.
-        let mandatory = kind == TopicKind::Task;
-        let serial = self.enter(done, topic);
-        Some(Flight { channel, exchange, key, mandatory, serial, outgoing })
+        outgoing.mandatory = kind == TopicKind::Task;
+        self.send(channel, exchange, key, done, topic, outgoing);
     }
 
     /// Ends a job that was not handed to the client library.
@@ -329,9 +308,9 @@ impl Publisher {
         self.end(done, outcome);
     }
 
-    async fn channel(&mut self) -> Result<Channel, Error> {
+    async fn channel(&mut self) -> Result<Arc<Channel>, Error> {
         if let Some(channel) = self.channel.as_ref().filter(|channel| channel.status().connected()) {
-            return Ok(channel.clone());
+            return Ok(Arc::clone(channel));
         }
         let open = async {
             let channel = self.connection.create_channel().await.map_err(|refused| of("a channel", &refused))?;
@@ -340,10 +319,11 @@ impl Publisher {
         };
         let late = |_| error(Kind::BackendDown, "the server did not open a channel in time");
         let channel = tokio::time::timeout(self.confirm_timeout, open).await.map_err(late)??;
-        Ok(self.channel.insert(channel).clone())
+        Ok(Arc::clone(self.channel.insert(Arc::new(channel))))
     }
 
     fn on_answers(&mut self, answers: &mut Vec<Answer>) {
+        let prefix = self.shared.upgrade().map_or(0, |shared| shared.context.id_prefix);
         let mut confirms = Vec::with_capacity(answers.len());
         let mut failed = None;
         for (serial, answer) in answers.drain(..) {
@@ -358,7 +338,7 @@ impl Publisher {
                 }
             };
             let carries =
-                returned.map(|returned| wire::serial_of(&returned.delivery.properties).unwrap_or(Serial::MAX));
+                returned.map(|returned| wire::serial_of(&returned.delivery.properties, prefix).unwrap_or(Serial::MAX));
             confirms.push(Confirm { serial, ack, carries });
         }
         let mut endings = Vec::new();
@@ -479,34 +459,5 @@ impl Publisher {
             shared.context.sink.complete(&mut self.told);
         }
         self.told.clear();
-    }
-}
-
-/// Whether somebody was woken during a poll.
-struct Flag(AtomicBool);
-
-impl TaskWake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Takes every answer that is there. One that was resolved before another that is taken is taken,
-/// too: the set yields early at times, waking itself, and is then asked again.
-fn drain<F: std::future::Future<Output = Answer>>(
-    flying: &mut FuturesUnordered<F>,
-    flag: &Arc<Flag>,
-    answers: &mut Vec<Answer>,
-) {
-    let waker = Waker::from(Arc::clone(flag));
-    let mut context = TaskContext::from_waker(&waker);
-    loop {
-        flag.0.store(false, Ordering::SeqCst);
-        match flying.poll_next_unpin(&mut context) {
-            Poll::Ready(Some(answer)) => answers.push(answer),
-            Poll::Ready(None) => return,
-            Poll::Pending if flag.0.load(Ordering::SeqCst) => {}
-            Poll::Pending => return,
-        }
     }
 }

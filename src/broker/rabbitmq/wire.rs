@@ -13,7 +13,7 @@
 //!   hmq-tries        attempts made before      hmq-maybe-dup   perhaps a second copy
 //!   hmq-topic        the topic, of a message that took the way of a delay
 //!   hmq-expires-us   when its time to live ends, of a delayed one (microseconds since 1970)
-//!   hmq-serial       finds a returned message; of no meaning to a receiver
+//!   hmq-serial       finds a returned message whose id was not made for it; of no meaning to a receiver
 //! ```
 
 use lapin::message::Delivery;
@@ -70,6 +70,10 @@ pub(super) struct Outgoing {
     headers: FieldTable,
     /// Time to live, milliseconds; 0 is none.
     ttl_ms: i64,
+    /// The number in its id, if that was made for it.
+    pub made: Option<u64>,
+    /// Comes back where no queue takes it.
+    pub mandatory: bool,
 }
 
 impl Outgoing {
@@ -95,10 +99,18 @@ pub(super) struct Target<'a> {
     pub priority: bool,
 }
 
+/// What an id is made from where a record has none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Made {
+    pub prefix: u64,
+    pub seq: u64,
+}
+
 /// The record as it goes out; its delay is the topology's matter. `made` names it if it has no id.
-pub(super) fn outgoing(record: &Record<'_>, target: Target<'_>, made: MessageId, now_us: i64) -> Result<Outgoing> {
+pub(super) fn outgoing(record: &Record<'_>, target: Target<'_>, made: Made, now_us: i64) -> Result<Box<Outgoing>> {
     check_names(record.headers)?;
-    let id = if record.id.is_empty() { made.as_str() } else { record.id };
+    let own_id = MessageId::made(made.prefix, made.seq);
+    let id = if record.id.is_empty() { own_id.as_str() } else { record.id };
     let time_us = if record.timestamp_us == 0 { now_us } else { record.timestamp_us };
     let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
@@ -149,7 +161,8 @@ pub(super) fn outgoing(record: &Record<'_>, target: Target<'_>, made: MessageId,
             helixagent::encode(record, target.kind, id, time_us, target.source)?
         }
     };
-    Ok(Outgoing { body, properties, headers, ttl_ms: record.ttl_ms })
+    let made = record.id.is_empty().then_some(made.seq);
+    Ok(Box::new(Outgoing { body, properties, headers, ttl_ms: record.ttl_ms, made, mandatory: false }))
 }
 
 /// Keeps the topic of a message whose routing key will tell of a delay.
@@ -214,9 +227,12 @@ fn bytes_in(value: &AMQPValue) -> usize {
     }
 }
 
-/// The serial of a returned message.
-pub(super) fn serial_of(properties: &BasicProperties) -> Option<Serial> {
-    number(properties.headers().as_ref()?, SERIAL).map(|serial| serial as Serial)
+/// The serial of a returned message: told in a header, or the number of an id that was made here, with
+/// `prefix`.
+pub(super) fn serial_of(properties: &BasicProperties, prefix: u64) -> Option<Serial> {
+    let told = properties.headers().as_ref().and_then(|headers| number(headers, SERIAL));
+    let made = || MessageId::number(properties.message_id().as_ref()?.as_str(), prefix);
+    told.map(|serial| serial as Serial).or_else(made)
 }
 
 /// A message as it came in.
