@@ -295,7 +295,7 @@ impl InboxShared {
     /// longer than that each time, as the answers of a server do.
     fn wait(&self, heard: u32, deadline: Deadline) {
         let in_vain = self.spun_in_vain.load(Ordering::Relaxed);
-        let spins = in_vain < IN_VAIN_MAX || in_vain % TRIED_AGAIN == 0;
+        let spins = in_vain < IN_VAIN_MAX || in_vain.is_multiple_of(TRIED_AGAIN);
         let spin = if spins { self.spin } else { Duration::ZERO };
         let seen = self.waker.bell.wait_spinning(heard, spin, deadline);
         let in_vain = if seen { 0 } else { in_vain.wrapping_add(1).max(1) };
