@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! helixmq-servers --port PORT [--quick] [--only R1,R6] [--go PROGRAM] [--out table.md]
-//! helixmq-servers --port PORT --solo publish|queue|consume|round-trip SECONDS    our side alone, to be profiled
+//! helixmq-servers --port PORT --solo SIDE MODE SECONDS     one side alone, to be profiled
+//!     SIDE: ours|lapin|lapin-usual|rabbitmq-c|rabbitmq-c-dressed    MODE: publish|large|queue|round-trip|consume
 //! ```
 
 mod go;
@@ -27,8 +28,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let options = Options::parse(&arguments);
     let server = Server { port: options.port.expect("--port is needed") };
-    if let Some((mode, seconds)) = &options.solo {
-        return rows::solo(server, mode, Duration::from_secs_f64(*seconds));
+    if let Some((side, mode, seconds)) = &options.solo {
+        return rows::solo(server, side, mode, Duration::from_secs_f64(*seconds));
     }
     println!("{}", report::machine());
     let mut rows = Rows::new(server, options.plan, options.go.clone());
@@ -47,7 +48,7 @@ struct Options {
     go: Option<String>,
     out: Option<String>,
     server: Option<String>,
-    solo: Option<(String, f64)>,
+    solo: Option<(String, String, f64)>,
 }
 
 impl Options {
@@ -71,7 +72,7 @@ impl Options {
                 "--go" => options.go = Some(value()),
                 "--out" => options.out = Some(value()),
                 "--server" => options.server = Some(value()),
-                "--solo" => options.solo = Some((value(), value().parse().expect("a number of seconds"))),
+                "--solo" => options.solo = Some((value(), value(), value().parse().expect("a number of seconds"))),
                 other => panic!("unknown option {other}"),
             }
         }

@@ -275,27 +275,42 @@ fn rates(comparison: &Comparison) -> (String, String) {
     (rate(comparison.ours), rate(comparison.peer))
 }
 
-/// Our side alone.
-pub fn solo(server: Server, mode: &str, time: Duration) {
+/// One side alone.
+pub fn solo(server: Server, side: &str, mode: &str, time: Duration) {
     let mut ours = Ours::open(server, "classic");
     ours.declare(CLASSIC);
     ours.purge(CLASSIC);
-    let queue = Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000, dressed: false };
-    let sample = match mode {
-        "publish" => ours.publish(&unbound(SMALL, 1_000), time),
-        "large" => ours.publish(&unbound(LARGE, 200), time),
-        "queue" => ours.publish(&queue, time),
-        "round-trip" => ours.round_trips(&unbound(SMALL, 1), time),
-        "consume" => {
+    // Makes the exchange, as for the rows.
+    ours.fill(&unbound(SMALL, 1), 1);
+    let mut load = match mode {
+        "publish" => unbound(SMALL, 1_000),
+        "large" => unbound(LARGE, 200),
+        "round-trip" => unbound(SMALL, 1),
+        "queue" | "consume" => Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000, dressed: false },
+        other => panic!("no mode is named {other}"),
+    };
+    let sample = match (side, mode) {
+        ("ours", "round-trip") => ours.round_trips(&load, time),
+        ("ours", "consume") => {
             let count = (time.as_secs_f64() * 30_000.0) as usize;
-            ours.fill(&queue, count);
+            ours.fill(&load, count);
             ours.consume(CLASSIC, count)
         }
-        other => panic!("no mode is named {other}"),
+        ("ours", _) => ours.publish(&load, time),
+        ("lapin", "round-trip") => Usual(&Client::open(server)).round_trips(&load, time),
+        ("lapin", _) => PolledOnce(&Client::open(server)).publish(&load, time),
+        ("lapin-usual", _) => Usual(&Client::open(server)).publish(&load, time),
+        ("rabbitmq-c", "round-trip") => RabbitmqC::open(server).round_trips(&load, time),
+        ("rabbitmq-c", _) => RabbitmqC::open(server).publish(&load, time),
+        ("rabbitmq-c-dressed", _) => {
+            load.dressed = true;
+            RabbitmqC::open(server).publish(&load, time)
+        }
+        (other, _) => panic!("no side is named {other}"),
     };
     ours.purge(CLASSIC);
     println!(
-        "{:.1} per second (round trips: µs), {:.3} µs of processor and {:.1} switches per 1,000",
+        "{side} {mode}: {:.1} per second (round trips: µs), {:.3} µs of processor and {:.1} switches per 1,000",
         sample.value, sample.cpu_us, sample.switches
     );
 }
