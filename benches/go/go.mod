@@ -1,5 +1,5 @@
 module helixmq.test/amqp091-rounds
 
-go 1.21
+go 1.20
 
 require github.com/rabbitmq/amqp091-go v1.10.0
