@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use helixmq_rivals::pairs::Sample;
 
-use super::load::{Load, Publishes, Server, HOST};
+use super::load::{Load, Publishes, Server, HOST, VHOST};
 
 /// The child.
 pub struct Go {
@@ -19,7 +19,7 @@ pub struct Go {
 impl Go {
     /// Starts the program at `path`.
     pub fn start(path: &str, server: Server) -> Self {
-        let uri = format!("amqp://guest:guest@{HOST}:{}/", server.port);
+        let uri = format!("amqp://guest:guest@{HOST}:{}/{VHOST}", server.port);
         let child = Command::new(path).arg(uri).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("{path}: {error}"));
         let requests = child.stdin.take();

@@ -17,7 +17,7 @@ use futures_lite::StreamExt;
 use helixmq_rivals::pairs::{Meter, Sample};
 use tokio::runtime::{Builder, Runtime};
 
-use super::load::{median, Consumes, Load, Publishes, RoundTrips, Server, FRAME_MAX, HOST, PREFETCH};
+use super::load::{median, Consumes, Load, Publishes, RoundTrips, Server, FRAME_MAX, HOST, PREFETCH, VHOST};
 
 /// A connection with one channel in confirm mode.
 pub struct Client {
@@ -38,7 +38,7 @@ impl Client {
     }
 
     fn on(runtime: Runtime, server: Server) -> Self {
-        let uri = format!("amqp://guest:guest@{HOST}:{}/%2f?frame_max={FRAME_MAX}", server.port);
+        let uri = format!("amqp://guest:guest@{HOST}:{}/{VHOST}?frame_max={FRAME_MAX}", server.port);
         let (connection, channel) = runtime
             .block_on(async {
                 let connection = Connection::connect(&uri, ConnectionProperties::default()).await?;

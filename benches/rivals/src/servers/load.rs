@@ -11,6 +11,8 @@ pub struct Server {
 }
 
 pub const HOST: &str = "127.0.0.1";
+/// One of the benchmarks' own, which `benches/servers.sh` makes: nothing is bound there.
+pub const VHOST: &str = "hmq-bench";
 /// Largest frame, on every side.
 pub const FRAME_MAX: u32 = 128 << 10;
 

@@ -3,8 +3,8 @@
 //! ours through the shared library and its C ABI alone. See `pairs.rs` for how figures are taken.
 //!
 //! ```text
-//! helixmq-servers --port PORT [--quick] [--only R1,R6] [--go PROGRAM] [--out table.md]
-//! helixmq-servers --port PORT --solo SIDE MODE SECONDS     one side alone, to be profiled
+//! benches/servers.sh [--quick] [--only R1,R6]              compare, print, write the table
+//! benches/servers.sh --solo SIDE MODE SECONDS     one side alone, to be profiled
 //!     SIDE: ours|lapin|lapin-usual|rabbitmq-c|rabbitmq-c-dressed    MODE: publish|large|queue|round-trip|consume
 //! ```
 

@@ -7,7 +7,7 @@ use helixmq_rivals::abi::*;
 use helixmq_rivals::hub::{empty_event, empty_record, must, Hub, Inbox, Publisher};
 use helixmq_rivals::pairs::{Meter, Sample};
 
-use super::load::{median, Consumes, Load, Publishes, RoundTrips, Server, To, HOST, PREFETCH};
+use super::load::{median, Consumes, Load, Publishes, RoundTrips, Server, To, HOST, PREFETCH, VHOST};
 
 /// Records of one call of `hmq_pub_send_inbox`.
 const RECORDS: usize = 128;
@@ -27,7 +27,7 @@ impl Ours {
     /// `queues`: `classic` or `quorum`.
     pub fn open(server: Server, queues: &str) -> Self {
         let hub = Hub::configured(&format!(
-            r#"{{"name": "bench", "publish_window": {WINDOW}, "rabbitmq": {{"host": "{HOST}", "port": {}, "queue_type": "{queues}"}}}}"#,
+            r#"{{"name": "bench", "publish_window": {WINDOW}, "rabbitmq": {{"host": "{HOST}", "port": {}, "vhost": "{VHOST}", "queue_type": "{queues}"}}}}"#,
             server.port
         ));
         let inbox = hub.inbox(&format!(r#"{{"capacity": {WINDOW}}}"#));

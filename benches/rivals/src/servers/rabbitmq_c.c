@@ -38,7 +38,7 @@ void rc_close(struct rc_peer *peer)
     free(peer);
 }
 
-struct rc_peer *rc_open(const char *host, int port, int frame_max)
+struct rc_peer *rc_open(const char *host, int port, const char *vhost, int frame_max)
 {
     struct rc_peer *peer = calloc(1, sizeof *peer);
     amqp_socket_t *socket;
@@ -51,7 +51,7 @@ struct rc_peer *rc_open(const char *host, int port, int frame_max)
     if (!socket || amqp_socket_open(socket, host, port) != AMQP_STATUS_OK)
         goto failed;
     /* Without heartbeats: nobody would send them while the other side has its turn. */
-    if (amqp_login(peer->connection, "/", 0, frame_max, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest").reply_type !=
+    if (amqp_login(peer->connection, vhost, 0, frame_max, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest").reply_type !=
         AMQP_RESPONSE_NORMAL)
         goto failed;
     if (!amqp_channel_open(peer->connection, 1) || !amqp_confirm_select(peer->connection, 1))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use helixmq_rivals::pairs::{Meter, Sample};
 
-use super::load::{median, Load, Publishes, RoundTrips, Server, FRAME_MAX, HOST};
+use super::load::{median, Load, Publishes, RoundTrips, Server, FRAME_MAX, HOST, VHOST};
 
 #[repr(C)]
 struct Peer {
@@ -13,7 +13,7 @@ struct Peer {
 }
 
 extern "C" {
-    fn rc_open(host: *const c_char, port: c_int, frame_max: c_int) -> *mut Peer;
+    fn rc_open(host: *const c_char, port: c_int, vhost: *const c_char, frame_max: c_int) -> *mut Peer;
     fn rc_close(peer: *mut Peer);
     fn rc_publish(peer: *mut Peer, load: *const CLoad, window: u64, seconds: f64) -> i64;
     fn rc_round_trips(peer: *mut Peer, load: *const CLoad, seconds: f64, micros: *mut f64, max: usize) -> i64;
@@ -49,7 +49,8 @@ pub struct RabbitmqC(*mut Peer);
 impl RabbitmqC {
     pub fn open(server: Server) -> Self {
         // SAFETY: the text outlives the call.
-        let peer = unsafe { rc_open(c(HOST).as_ptr(), c_int::from(server.port), FRAME_MAX as c_int) };
+        let peer =
+            unsafe { rc_open(c(HOST).as_ptr(), c_int::from(server.port), c(VHOST).as_ptr(), FRAME_MAX as c_int) };
         assert!(!peer.is_null(), "rabbitmq-c did not connect");
         Self(peer)
     }
