@@ -14,8 +14,9 @@ use crate::config::Connect;
 use crate::error::{Error, Kind, Result};
 use crate::sync::{Bell, Deadline, Mutex};
 
-/// A connection that is lost sooner counts as one more failed attempt.
-const STANDS: Duration = Duration::from_secs(1);
+/// A connection that is lost sooner counts as one more failed attempt: a server that comes and goes
+/// is asked less and less often.
+const STANDS: Duration = Duration::from_secs(10);
 
 /// The program's end of a driver.
 #[derive(Debug, Default)]
@@ -143,12 +144,12 @@ async fn drive(hub: Weak<Shared>, backend: Arc<Backend>, driver: Arc<Driver>) {
             Ok(()) => {
                 let since = clock.now();
                 driver.woken.notified().await;
-                let closing = hub.upgrade().is_none_or(|hub| hub.is_closing());
-                if closing || clock.now().since(since) >= STANDS {
-                    backoff.reset();
+                if hub.upgrade().is_none_or(|hub| hub.is_closing()) {
                     continue;
                 }
-                // Taken and dropped at once: the server would be asked again without a pause.
+                if clock.now().since(since) >= STANDS {
+                    backoff.reset();
+                }
                 false
             }
             Err(failed) => failed.kind() == Kind::Refused,

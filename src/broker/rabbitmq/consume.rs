@@ -44,8 +44,9 @@ use crate::sync::Mutex;
 const AT_ONCE: usize = 256;
 /// Delays below this are held here; the server's are whole seconds.
 const HELD_HERE: Duration = Duration::from_secs(1);
-/// Longest wait for a channel with its consumer: a quorum queue without a leader does not answer.
-const OPEN_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for a channel, and for its consumer: a quorum queue without a leader does not answer.
+/// A new queue takes eight round trips, which on a slow line are some 600 ms each.
+const OPEN_MAX: Duration = Duration::from_secs(10);
 /// Wait before a channel is opened again, or a message that could not be moved is looked at again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -306,9 +307,11 @@ impl Subscriber {
             redelivered: incoming.redelivered || incoming.attempts > 0,
             message,
         };
+        // A dead letter is where it belongs: moved by all who look at it, it would go on for ever.
         let max = shared.settings.message_bytes_max;
+        let is_too_large = incoming.body.len() > max && !self.spec.pattern.ends_with(DEAD_LETTER_SUFFIX);
         let too_large = || format!("larger than message_bytes_max {max}");
-        if let Some(reason) = incoming.unreadable.or_else(|| (incoming.body.len() > max).then(too_large)) {
+        if let Some(reason) = incoming.unreadable.or_else(|| is_too_large.then(too_large)) {
             self.bury(&shared, &mut state, held, &reason);
             return false;
         }

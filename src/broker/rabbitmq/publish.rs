@@ -385,7 +385,8 @@ impl Publisher {
         }
         let outcome = match failed.kind() {
             // It was refused before a frame of it was written.
-            ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidChannel(_) => Outcome::NotSent(away()),
+            // The same error of another call: the channel ended after the message was sent.
+            ErrorKind::InvalidChannelState(_, "basic.publish") => Outcome::NotSent(away()),
             _ => Outcome::Unknown(unknown(&of("the connection failed", failed))),
         };
         self.end(done, outcome);
