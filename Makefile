@@ -82,7 +82,7 @@ test-release: release
 	tools/check-release.sh $(RELEASE)
 
 torture:
-	PROPTEST_CASES=20000 cargo test --locked --profile fast --target-dir $(TARGET)
+	PROPTEST_CASES=20000 HMQ_TEST_SCALE=20000 cargo test --locked --profile fast --target-dir $(TARGET)
 	HMQ_TEST_SCALE=20 HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh plain
 
 bench: release

@@ -8,23 +8,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use helixmq::config::options::{InboxOptions, SubscribeOptions};
+use helixmq::config::options::{InboxOptions, PublisherOptions, SubscribeOptions};
 use helixmq::config::Config;
-use helixmq::hub::{settle, Decision, Event, Hub, Inbox, Incoming, Polled, Subscription};
+use helixmq::hub::{settle, Decision, Event, Hub, Inbox, Incoming, Polled, Publisher, Subscription};
 use helixmq::message::{Record, TopicKind};
 use serde_json::{json, Value};
 
+mod fake;
 mod forms;
+mod hostile;
+mod limits;
+mod network;
+mod proxy;
+mod proxy_tests;
 mod rabbitmq;
+mod secrets;
 mod tls;
 
 static ONE: Mutex<()> = Mutex::new(());
 
 /// Waits for the others, which may stop the server, and for the server.
 fn alone() -> MutexGuard<'static, ()> {
-    let guard = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let guard = lock();
     server(&["start"]);
     guard
+}
+
+/// Waits for the others alone.
+fn lock() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 const WAIT: Option<Duration> = Some(Duration::from_secs(20));
@@ -67,6 +79,10 @@ fn publish(hub: &Hub, topic: &str, payload: &str) -> helixmq::error::Result<heli
     hub.publish(topic, Some(TopicKind::Task), &Record::new(payload.as_bytes()), None, WAIT)
 }
 
+fn publisher(hub: &Hub, topic: &str) -> Publisher {
+    hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap()
+}
+
 fn next(inbox: &Inbox) -> Incoming {
     next_within(inbox, Duration::from_secs(20)).unwrap()
 }
@@ -98,6 +114,40 @@ fn server(arguments: &[&str]) {
     assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// Lets the server evaluate a piece of Erlang.
+fn eval(erlang: &str) {
+    server(&["ctl", "eval", erlang]);
+}
+
+/// Memory of this process, in bytes; `peak`: the most since [`forget_peak`].
+fn resident(peak: bool) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let name = if peak { "VmHWM:" } else { "VmRSS:" };
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+}
+
+fn forget_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+/// Descriptors of this process.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Runs an ignored test of this program in a process of its own, with so many descriptors; answers
+/// what it printed.
+fn child(name: &str, descriptors: usize, environment: &[(&str, &str)]) -> String {
+    let program = std::env::current_exe().unwrap();
+    let line = format!("ulimit -n {descriptors}; exec \"$0\" --ignored --exact --nocapture {name}");
+    let run = Command::new("sh").arg("-c").arg(line).arg(program).envs(environment.iter().copied()).output();
+    let done = run.unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success() && told.contains("1 passed"), "{:?} {told}", done.status);
+    told
+}
+
 /// Waits until `what` holds.
 #[track_caller]
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -108,9 +158,29 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn state(hub: &Hub) -> String {
+fn own(hub: &Hub) -> Value {
     let health = hub.health();
     let all = health["backends"].as_array().unwrap();
-    let own = all.iter().find(|backend| backend["backend"] == "rabbitmq").unwrap();
-    own["state"].as_str().unwrap().to_owned()
+    all.iter().find(|backend| backend["backend"] == "rabbitmq").unwrap().clone()
+}
+
+fn state(hub: &Hub) -> String {
+    own(hub)["state"].as_str().unwrap().to_owned()
+}
+
+/// How often it has tried to connect.
+fn attempts(hub: &Hub) -> u64 {
+    own(hub)["attempts"].as_u64().unwrap()
+}
+
+/// How much of a long sequence is run: `short` of it, by HMQ_TEST_SCALE in per cent, at most `full`.
+fn scaled(short: usize, full: usize) -> usize {
+    let percent = std::env::var("HMQ_TEST_SCALE").map_or(100, |text| text.parse().unwrap());
+    (short * percent / 100).clamp(1, full)
+}
+
+/// Lets a fault last.
+fn pass(time: Duration) {
+    let (_open, never) = std::sync::mpsc::channel::<()>();
+    let _ = never.recv_timeout(time);
 }

@@ -1,7 +1,7 @@
 //! One after another: they stop the server under each other.
 
 use helixmq::broker::Level;
-use helixmq::config::options::{DeadLetterQuery, PublisherOptions, TopicSelector};
+use helixmq::config::options::{DeadLetterQuery, TopicSelector};
 use helixmq::error::{Fate, Kind};
 use helixmq::message::HeaderBlock;
 
@@ -76,7 +76,7 @@ fn f17_each_return_is_told_of_its_own_publish() {
     let inbox = hub.inbox(InboxOptions::from_json(r#"{"capacity": 8000}"#).unwrap()).unwrap();
     let publishers = [&there, &gone].map(|topic| {
         publish(&hub, topic, "first").unwrap();
-        hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap()
+        publisher(&hub, topic)
     });
     server(&["ctl", "delete_queue", &gone]);
     for index in 0..5000_u64 {
@@ -170,9 +170,6 @@ fn f50_a_wrong_password_is_refused_and_not_repeated_at_once() {
     assert_eq!(failed.kind(), Kind::BackendDown);
     let told = format!("{failed} {}", hub.health());
     assert!(told.contains("ACCESS") && !told.contains(canary), "{told}");
-    let attempts = |hub: &Hub| {
-        hub.health()["backends"].as_array().unwrap().iter().map(|own| own["attempts"].as_u64().unwrap()).max()
-    };
     let before = attempts(&hub);
     let _ = inbox(&hub).poll(1, Some(Duration::from_millis(1500)), &mut Vec::new());
     assert_eq!(attempts(&hub), before);
@@ -348,7 +345,7 @@ fn a_backlog_arrives_in_order(messages: usize, prefetch: usize) {
     let hub = hub(json!({"publish_window": messages}));
     let (topic, incoming) = (topic(), inbox(&hub));
     let results = hub.inbox(InboxOptions::from_json(&json!({"capacity": messages}).to_string()).unwrap()).unwrap();
-    let publisher = hub.publisher(PublisherOptions::from_json(&json!({"topic": topic}).to_string()).unwrap()).unwrap();
+    let publisher = publisher(&hub, &topic);
     let payloads: Vec<String> = (0..messages).map(|index| index.to_string()).collect();
     let records: Vec<Record<'_>> = payloads.iter().map(|payload| Record::new(payload.as_bytes())).collect();
     let (count, failed) = publisher.send_inbox(&records, &[], &results, None);

@@ -8,7 +8,7 @@ fn tls_port() -> u16 {
     port() + 1
 }
 
-fn certificate(name: &str) -> String {
+pub fn certificate(name: &str) -> String {
     let dir = std::env::var("HMQ_RABBITMQ_DIR")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/target/infra/rabbitmq").into());
     format!("{dir}/tls/{name}")
