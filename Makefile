@@ -83,7 +83,7 @@ test-release: release
 
 torture:
 	PROPTEST_CASES=20000 HMQ_TEST_SCALE=20000 cargo test --locked --profile fast --target-dir $(TARGET)
-	HMQ_TEST_SCALE=20 HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh plain
+	HMQ_TEST_SCALE=2000 HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh plain
 
 bench: release
 	benches/run.sh $(abspath $(RELEASE)) docs/performance.md

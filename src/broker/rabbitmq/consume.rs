@@ -82,7 +82,7 @@ struct State {
     idle: bool,
     runs: bool,
     closed: bool,
-    /// Its queue was deleted here: the channel is opened again.
+    /// Its queue was deleted here, or its connection was lost: the channel is opened again.
     reopens: bool,
     lost: Option<Error>,
 }
@@ -128,6 +128,7 @@ impl Subscriber {
             if state.closed || std::mem::replace(&mut state.runs, true) {
                 return Ok(());
             }
+            state.reopens = false;
         }
         match self.opened(&connection).await {
             Ok((channel, consumer)) => {
@@ -216,7 +217,7 @@ impl Subscriber {
                 break end;
             }
             if std::mem::take(&mut self.state.lock().reopens) {
-                break error(Kind::NotFound, "its queue was deleted");
+                break error(Kind::NotFound, "its queue was deleted, or the connection was lost");
             }
         };
         self.end_channel();
@@ -393,12 +394,25 @@ impl Subscriber {
         }
     }
 
-    /// The channel is gone, and with it every lease.
+    /// The channel is gone.
     fn end_channel(&self) {
-        let mut tags: Vec<u64> = {
-            let mut state = self.state.lock();
+        self.revoke(|state| {
             state.channel += 1;
             state.runs = false;
+        });
+    }
+
+    /// The connection is gone, and the channel will be found to be.
+    pub fn disconnected(&self) {
+        self.revoke(|state| state.reopens = true);
+        self.changed.notify_one();
+    }
+
+    /// Every lease has ended.
+    fn revoke(&self, change: impl FnOnce(&mut State)) {
+        let mut tags: Vec<u64> = {
+            let mut state = self.state.lock();
+            change(&mut state);
             state.acks = Acks::default();
             state.waiting.clear();
             state.later.clear();

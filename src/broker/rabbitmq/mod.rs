@@ -264,6 +264,8 @@ impl Shared {
                 // Whoever tells this is one of them, and has nothing left to wait for.
                 watching.iter().for_each(JoinHandle::abort);
                 self.keep(publisher);
+                // Their channels would tell them later, and a token that is settled meanwhile would look good.
+                self.live_subscribers().iter().for_each(|own| own.disconnected());
                 for connection in [publishing, consuming] {
                     self.keep(tokio::spawn(async move {
                         connect::close(&connection, CLOSE_MAX).await;

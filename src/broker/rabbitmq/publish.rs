@@ -9,6 +9,9 @@
 //! refused     nacked, or unroutable      not sent   never handed to the socket
 //! ```
 //!
+//! The server closes a channel on which it refuses something, and tells nothing of what else was on it.
+//! So what goes to different exchanges goes through different channels, the *lines*.
+//!
 //! How many jobs there can be is bounded above: by the hub's publish window, and by the prefetch of
 //! the sources whose messages are moved.
 
@@ -19,7 +22,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
-use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Connection, ErrorKind};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -62,8 +64,8 @@ pub(super) enum Done {
     Ticket(Ticket),
     /// A source that moves a delivery elsewhere: it settles its own when that is confirmed.
     Moved(Weak<Subscriber>, u64),
-    /// Nobody: a publish that only brings a confirm.
-    Barrier,
+    /// Nobody: a publish that only brings a confirm, to this line.
+    Barrier(usize),
 }
 
 /// Where records of one topic go.
@@ -131,21 +133,40 @@ struct Open {
     topic: Arc<str>,
 }
 
+/// Exchanges that share a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    Queue,
+    Events,
+    Delays,
+    /// One of those in the form `helixagent`.
+    Shared,
+}
+
+/// A channel and what is on it.
+#[derive(Default)]
+struct Line {
+    channel: Option<Arc<Channel>>,
+    confirms: Confirms,
+    /// So many have no answer yet.
+    flying: usize,
+    barrier_open: bool,
+}
+
 /// The publishing end of one connection.
 pub(super) struct Publisher {
     shared: Weak<Shared>,
     clock: Clock,
     connection: Arc<Connection>,
     confirm_timeout: Duration,
-    channel: Option<Arc<Channel>>,
     readiness: Readiness,
-    confirms: Confirms,
+    /// By [`To`].
+    lines: [Line; 4],
     open: NumberMap<Open>,
     way: Way,
     /// In the order they were sent, to find those that are late.
     sent: VecDeque<Serial>,
     serials: Serial,
-    barrier_open: bool,
     told: Vec<(Ticket, Outcome)>,
 }
 
@@ -167,13 +188,11 @@ impl Publisher {
             readiness: Readiness::new(shared, Arc::clone(&connection), confirm_timeout),
             connection,
             confirm_timeout,
-            channel: None,
-            confirms: Confirms::default(),
+            lines: Default::default(),
             open: NumberMap::default(),
             way: Way::new(),
             sent: VecDeque::new(),
             serials: 0,
-            barrier_open: false,
             told: Vec::new(),
         }
     }
@@ -231,9 +250,7 @@ impl Publisher {
                 }
                 Step::Ended => break,
             }
-            if self.way.is_empty() {
-                self.barrier();
-            }
+            self.barriers();
             self.tell();
         }
         self.give_up(&away());
@@ -241,35 +258,35 @@ impl Publisher {
     }
 
     /// Sends what brings a confirm to those that wait for one more.
-    fn barrier(&mut self) {
-        if !self.confirms.wants_barrier() || self.barrier_open {
-            return;
+    fn barriers(&mut self) {
+        for index in 0..self.lines.len() {
+            let Some(line) = self.lines.get_mut(index) else { return };
+            if line.flying > 0 || line.barrier_open || !line.confirms.wants_barrier() {
+                continue;
+            }
+            let Some(channel) = line.channel.clone() else { continue };
+            line.barrier_open = true;
+            let (exchange, key) = ("".into(), "hmq.barrier".into());
+            let letter = Letter { channel, exchange, key, outgoing: Box::default(), serial: None };
+            self.send(index, letter, Done::Barrier(index), Arc::from(""));
         }
-        let Some(channel) = self.channel.clone() else { return };
-        self.barrier_open = true;
-        self.send(channel, "".into(), "hmq.barrier".into(), Done::Barrier, Arc::from(""), Box::default());
     }
 
     /// Hands a publish to the client library, and follows it.
-    fn send(
-        &mut self,
-        channel: Arc<Channel>,
-        exchange: ShortString,
-        key: ShortString,
-        done: Done,
-        topic: Arc<str>,
-        outgoing: Box<Outgoing>,
-    ) {
+    fn send(&mut self, line: usize, mut letter: Letter, done: Done, topic: Arc<str>) {
         // One with an id that was made for it is found by that when it is returned.
-        let made = outgoing.made.filter(|number| !self.open.contains_key(number));
+        let made = letter.outgoing.made.filter(|number| !self.open.contains_key(number));
         let serial = made.unwrap_or_else(|| {
             self.serials += 1;
             SERIAL_OF_NO_ID | self.serials
         });
-        let told = (outgoing.mandatory && made.is_none()).then_some(serial);
+        letter.serial = (letter.outgoing.mandatory && made.is_none()).then_some(serial);
         self.open.insert(serial, Open { done, since: self.clock.now(), topic });
         self.sent.push_back(serial);
-        self.way.send(serial, Letter { channel, exchange, key, outgoing, serial: told });
+        if let Some(line) = self.lines.get_mut(line) {
+            line.flying += 1;
+        }
+        self.way.send(line, serial, letter);
     }
 
     /// Sends a job, unless it waits for its topic, or has ended.
@@ -282,21 +299,27 @@ impl Publisher {
             Admitted::Waits => return,
             Admitted::Refused(job, why) => return self.refuse(job.done, why),
         };
-        let channel = match self.channel().await {
+        let to = match (kind, delay_s) {
+            (TopicKind::Task, 1..) => To::Delays,
+            _ if wire == Wire::Helixagent => To::Shared,
+            (TopicKind::Event, _) => To::Events,
+            (TopicKind::Task, 0) => To::Queue,
+        };
+        let channel = match self.channel(to).await {
             Ok(channel) => channel,
             Err(failed) => return self.refuse(done, failed),
         };
         wire::set_ttl(&mut outgoing, (delay_s > 0).then(|| self.clock.wall_us()));
-        let (exchange, key) = match (kind, delay_s) {
-            (TopicKind::Task, 1..) => delayed(&topic, delay_s),
+        let (exchange, key) = match to {
+            To::Queue => ("".into(), short(&topic)),
+            To::Events => (EVENTS.into(), short(&topic)),
+            To::Delays => delayed(&topic, delay_s),
             // Its exchange has the name of the topic, too.
-            _ if wire == Wire::Helixagent => (short(&topic), short(&topic)),
-            (TopicKind::Event, _) => (EVENTS.into(), short(&topic)),
-            (TopicKind::Task, 0) => ("".into(), short(&topic)),
+            To::Shared => (short(&topic), short(&topic)),
         };
         // An event that no group wants is nobody's loss; a task that no queue takes is.
         outgoing.mandatory = kind == TopicKind::Task;
-        self.send(channel, exchange, key, done, topic, outgoing);
+        self.send(to as usize, Letter { channel, exchange, key, outgoing, serial: None }, done, topic);
     }
 
     /// Ends a job that was not handed to the client library.
@@ -308,8 +331,10 @@ impl Publisher {
         self.end(done, outcome);
     }
 
-    async fn channel(&mut self) -> Result<Arc<Channel>, Error> {
-        if let Some(channel) = self.channel.as_ref().filter(|channel| channel.status().connected()) {
+    async fn channel(&mut self, to: To) -> Result<Arc<Channel>, Error> {
+        let line = self.lines.get(to as usize);
+        let present = line.and_then(|line| line.channel.as_ref());
+        if let Some(channel) = present.filter(|channel| channel.status().connected()) {
             return Ok(Arc::clone(channel));
         }
         let open = async {
@@ -319,54 +344,50 @@ impl Publisher {
         };
         let late = |_| error(Kind::BackendDown, "the server did not open a channel in time");
         let channel = tokio::time::timeout(self.confirm_timeout, open).await.map_err(late)??;
-        Ok(Arc::clone(self.channel.insert(Arc::new(channel))))
+        let channel = Arc::new(channel);
+        if let Some(line) = self.lines.get_mut(to as usize) {
+            line.channel = Some(Arc::clone(&channel));
+        }
+        Ok(channel)
     }
 
     fn on_answers(&mut self, answers: &mut Vec<Answer>) {
         let prefix = self.shared.upgrade().map_or(0, |shared| shared.context.id_prefix);
-        let mut confirms = Vec::with_capacity(answers.len());
-        let mut failed = None;
-        for (serial, answer) in answers.drain(..) {
-            let (ack, returned) = match answer {
+        let mut rounds: [Vec<Confirm>; 4] = Default::default();
+        let mut failed = Vec::new();
+        for Answer { line, serial, result } in answers.drain(..) {
+            let (Some(own), Some(round)) = (self.lines.get_mut(line), rounds.get_mut(line)) else { continue };
+            own.flying -= 1;
+            let (ack, returned) = match result {
                 Ok(Confirmation::Ack(returned)) => (true, returned),
                 Ok(Confirmation::Nack(returned)) => (false, returned),
                 Ok(Confirmation::NotRequested) => (true, None),
                 Err(error) => {
-                    self.on_failure(serial, &error);
-                    failed = Some(error);
+                    failed.push((line, serial, error));
                     continue;
                 }
             };
             let carries =
                 returned.map(|returned| wire::serial_of(&returned.delivery.properties, prefix).unwrap_or(Serial::MAX));
-            confirms.push(Confirm { serial, ack, carries });
+            round.push(Confirm { serial, ack, carries });
         }
         let mut endings = Vec::new();
-        self.confirms.round(&confirms, &mut endings);
+        for (line, round) in self.lines.iter_mut().zip(&rounds) {
+            line.confirms.round(round, &mut endings);
+        }
         // The client library resolves a confirm of many in no order; they are told in theirs.
         endings.sort_unstable_by_key(|(serial, _)| *serial);
         for (serial, ending) in endings {
             self.on_ending(serial, ending);
         }
-        if let Some(error) = failed {
-            // A channel that failed once is of no use; queues may be gone, too.
-            self.channel = None;
-            self.readiness.doubt();
-            let cause = of("the channel ended", &error);
-            for serial in self.confirms.give_up() {
-                if let Some(open) = self.open.remove(&serial) {
-                    self.end(open.done, Outcome::Unknown(unknown(&cause)));
-                }
-            }
+        let alone = failed.len() == 1;
+        for (line, serial, error) in failed {
+            self.on_failure(line, serial, &error, alone);
         }
     }
 
     fn on_ending(&mut self, serial: Serial, ending: Ending) {
         let Some(Open { done, topic, .. }) = self.open.remove(&serial) else { return };
-        if matches!(done, Done::Barrier) {
-            self.barrier_open = false;
-            return;
-        }
         let outcome = match ending {
             Ending::Confirmed => Outcome::Confirmed(Level::Broker),
             Ending::Refused => {
@@ -377,17 +398,29 @@ impl Publisher {
         self.end(done, outcome);
     }
 
-    fn on_failure(&mut self, serial: Serial, failed: &lapin::Error) {
-        let Some(Open { done, .. }) = self.open.remove(&serial) else { return };
-        if matches!(done, Done::Barrier) {
-            self.barrier_open = false;
-            return;
+    /// A publish whose channel failed before it was confirmed; `alone`: no other one did now.
+    fn on_failure(&mut self, line: usize, serial: Serial, failed: &lapin::Error, alone: bool) {
+        let Some(own) = self.lines.get_mut(line) else { return };
+        // A channel that failed once is of no use; queues may be gone, too.
+        own.channel = None;
+        let doubtful = own.confirms.give_up();
+        let is_the_cause = alone && own.flying == 0 && doubtful.is_empty();
+        self.readiness.doubt();
+        let cause = of("the channel ended", failed);
+        for serial in doubtful {
+            if let Some(open) = self.open.remove(&serial) {
+                self.end(open.done, Outcome::Unknown(unknown(&cause)));
+            }
         }
+        let Some(Open { done, topic, .. }) = self.open.remove(&serial) else { return };
         let outcome = match failed.kind() {
-            // It was refused before a frame of it was written.
             // The same error of another call: the channel ended after the message was sent.
             ErrorKind::InvalidChannelState(_, "basic.publish") => Outcome::NotSent(away()),
-            _ => Outcome::Unknown(unknown(&of("the connection failed", failed))),
+            // Nothing else was on it, so it is this one that the server refused.
+            _ if is_the_cause && matches!(cause.kind(), Kind::NotFound | Kind::Refused) => {
+                Outcome::Refused(of(&format!("the server refused a message for `{topic}`"), failed))
+            }
+            _ => Outcome::Unknown(unknown(&cause)),
         };
         self.end(done, outcome);
     }
@@ -422,16 +455,12 @@ impl Publisher {
             self.sent.pop_front();
             if let Some(open) = self.open.remove(&serial) {
                 let text = format!("the server has not confirmed within {:?}", self.confirm_timeout);
-                if matches!(open.done, Done::Barrier) {
-                    self.barrier_open = false;
-                }
                 self.end(open.done, Outcome::Unknown(error(Kind::OutcomeUnknown, text)));
             }
         }
     }
 
     fn give_up(&mut self, cause: &Error) {
-        drop(self.confirms.give_up());
         for job in self.readiness.give_up() {
             self.end(job.done, Outcome::NotSent(away()));
         }
@@ -448,7 +477,11 @@ impl Publisher {
                     source.moved(tag, matches!(outcome, Outcome::Confirmed(_)));
                 }
             }
-            Done::Barrier => {}
+            Done::Barrier(line) => {
+                if let Some(line) = self.lines.get_mut(line) {
+                    line.barrier_open = false;
+                }
+            }
         }
     }
 

@@ -23,7 +23,12 @@ use super::wire::Outgoing;
 const FREE_MAX: usize = 256;
 
 /// How the server answered a publish.
-pub(super) type Answer = (Serial, lapin::Result<Confirmation>);
+pub(super) struct Answer {
+    /// Of the channel it was published on.
+    pub line: usize,
+    pub serial: Serial,
+    pub result: lapin::Result<Confirmation>,
+}
 
 /// A message and where it goes.
 pub(super) struct Letter {
@@ -87,6 +92,7 @@ fn place() -> Box<dyn Place> {
 
 /// A message that is written, and waits for its confirm.
 struct Flying {
+    line: usize,
     serial: Serial,
     confirm: PublisherConfirm,
 }
@@ -95,8 +101,8 @@ impl Future for Flying {
     type Output = Answer;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
-        let serial = self.serial;
-        Pin::new(&mut self.confirm).poll(context).map(|answer| (serial, answer))
+        let (line, serial) = (self.line, self.serial);
+        Pin::new(&mut self.confirm).poll(context).map(|result| Answer { line, serial, result })
     }
 }
 
@@ -109,10 +115,17 @@ impl Wake for Flag {
     }
 }
 
+/// A message that is not written yet.
+struct Writing {
+    line: usize,
+    serial: Serial,
+    place: Box<dyn Place>,
+}
+
 /// All that are on their way.
 pub(super) struct Way {
     /// First in, first out.
-    writing: VecDeque<(Serial, Box<dyn Place>)>,
+    writing: VecDeque<Writing>,
     free: Vec<Box<dyn Place>>,
     flying: FuturesUnordered<Flying>,
     woken: Arc<Flag>,
@@ -133,10 +146,10 @@ impl Way {
     }
 
     /// Sends a message; whatever is sent next is written behind it.
-    pub fn send(&mut self, serial: Serial, letter: Letter) {
+    pub fn send(&mut self, line: usize, serial: Serial, letter: Letter) {
         let mut place = self.free.pop().unwrap_or_else(place);
         place.start(letter);
-        self.writing.push_back((serial, place));
+        self.writing.push_back(Writing { line, serial, place });
     }
 
     /// Takes every answer that is there into `answers`: one that was resolved before another that is
@@ -162,14 +175,15 @@ impl Way {
     }
 
     fn take_written(&mut self, context: &mut Context<'_>, answers: &mut Vec<Answer>) {
-        while let Some((serial, place)) = self.writing.front_mut() {
-            let serial = *serial;
-            match place.poll(context) {
-                Poll::Ready(Ok(confirm)) => self.flying.push(Flying { serial, confirm }),
-                Poll::Ready(Err(failed)) => answers.push((serial, Err(failed))),
+        while let Some(first) = self.writing.front_mut() {
+            let (line, serial) = (first.line, first.serial);
+            match first.place.poll(context) {
+                Poll::Ready(Ok(confirm)) => self.flying.push(Flying { line, serial, confirm }),
+                Poll::Ready(Err(failed)) => answers.push(Answer { line, serial, result: Err(failed) }),
                 Poll::Pending => return,
             }
-            self.free.extend(self.writing.pop_front().map(|(_, place)| place).filter(|_| self.free.len() < FREE_MAX));
+            let place = self.writing.pop_front().map(|first| first.place);
+            self.free.extend(place.filter(|_| self.free.len() < FREE_MAX));
         }
     }
 
