@@ -406,3 +406,16 @@ fn b25_addresses_and_patterns() {
         Config::from_json(&good.to_string()).unwrap();
     }
 }
+
+#[test]
+fn b27_a_uri_is_no_host_and_is_not_echoed() {
+    for uri in
+        ["amqp://user:hunter2@host:5672/v", "amqps://hunter2@[::1]", "user:hunter2@host", "hunter2%00", "host/hunter2"]
+    {
+        for document in [json!({"rabbitmq": {"host": uri}}), json!({"rabbitmq": {"nodes": [uri]}})] {
+            let error = refused(&document.to_string());
+            assert!(error.path().unwrap().starts_with("rabbitmq."), "{error}");
+            assert!(!error.to_json().to_string().contains("hunter2"), "{error}");
+        }
+    }
+}

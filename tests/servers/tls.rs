@@ -2,6 +2,7 @@
 
 use helixmq::error::Kind;
 
+use super::proxy::Proxy;
 use super::*;
 
 fn tls_port() -> u16 {
@@ -118,5 +119,33 @@ fn b29_certificates_and_keys_that_cannot_be_used() {
         let config = json!({"rabbitmq": {"host": "127.0.0.1", "tls": tls}});
         let refused = Hub::open(Config::from_json(&config.to_string()).unwrap(), WAIT).unwrap_err();
         assert_eq!((refused.kind(), refused.path()), (Kind::Tls, Some(path)), "{refused}");
+    }
+}
+
+/// B48: a host that has not ignored SIGPIPE lives on when the server resets its connections.
+#[test]
+fn b48_resets_do_not_end_a_process_that_minds_broken_pipes() {
+    let _alone = alone();
+    child("tls::b48_child", 1024, &[]);
+}
+
+#[test]
+#[ignore = "a process of its own, for b48: signals are of a whole process"]
+fn b48_child() {
+    // SAFETY: no other thread of this process has been started that minds the signal.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    for (port, tls) in [(port(), Value::Null), (tls_port(), json!({"ca_file": certificate("ca.pem")}))] {
+        let proxy = Proxy::to(port);
+        for round in 0..scaled(10, 500) {
+            let hub = hub_at(proxy.port(), json!({"rabbitmq": {"tls": tls, "heartbeat_ms": 1000}}));
+            let (topic, results) = (format!("tasks.b48-{}", round % 10), inbox(&hub));
+            publish(&hub, &topic, "x").unwrap();
+            let publisher = publisher(&hub, &topic);
+            let send = || publisher.send_inbox(&vec![Record::new(&[0; 1000]); 100], &[], &results, None);
+            assert_eq!(send().0, 100);
+            proxy.reset();
+            while send().1.is_none() {}
+            hub.close(Some(Duration::ZERO)).ok();
+        }
     }
 }
