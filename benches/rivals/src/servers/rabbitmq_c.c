@@ -106,8 +106,7 @@ struct rc_load {
     const void *body;
     size_t size;
     int32_t mandatory;
-    /* With the properties that helixmq gives its messages: id, times, and of a task its serial and
-     * priority. */
+    /* With the properties that helixmq gives its messages: id, times, and of a task its priority. */
     int32_t dressed;
 };
 
@@ -124,7 +123,7 @@ static amqp_table_entry_t number(const char *name, int64_t value)
 static int publish(struct rc_peer *peer, const struct rc_load *load)
 {
     amqp_basic_properties_t properties;
-    amqp_table_entry_t headers[2];
+    amqp_table_entry_t time_us;
     amqp_bytes_t body;
     char id[33];
 
@@ -139,10 +138,9 @@ static int publish(struct rc_peer *peer, const struct rc_load *load)
         properties._flags |= AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TIMESTAMP_FLAG | AMQP_BASIC_HEADERS_FLAG;
         properties.message_id = amqp_cstring_bytes(id);
         properties.timestamp = (uint64_t)time.tv_sec;
-        headers[0] = number("hmq-time-us", (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000);
-        headers[1] = number("hmq-serial", (int64_t)peer->next);
-        properties.headers.entries = headers;
-        properties.headers.num_entries = load->mandatory ? 2 : 1;
+        time_us = number("hmq-time-us", (int64_t)time.tv_sec * 1000000 + time.tv_nsec / 1000);
+        properties.headers.entries = &time_us;
+        properties.headers.num_entries = 1;
         if (load->mandatory) {
             properties._flags |= AMQP_BASIC_PRIORITY_FLAG;
             properties.priority = 5;
