@@ -103,6 +103,8 @@ impl Prepared {
         hub.inflight.handed_over(first, taken.len(), id, handed.level);
         hub.inflight.withdraw(crate::broker::Ticket(first.0 + taken.len() as u64), entered - taken.len());
         inbox.0.unreserve(promised - taken.len());
+        drop(slots);
+        ops.iter_mut().skip(taken.len()).for_each(|slot| *slot = 0);
         let stopped = match (handed.stopped, refused) {
             (Some(error), _) => Some(hub.count_failed(Some(error))),
             (None, _) if entered < promised => Some(hub.inflight.full()),

@@ -72,6 +72,7 @@ impl Shared {
             name: self.config.name.clone().unwrap_or_else(|| "helixmq".into()),
             confirm_timeout: self.config.failover.confirm_timeout,
             message_bytes_max: self.config.message_bytes_max,
+            publish_window: self.config.publish_window,
             routes: self.config.routes.clone(),
         };
         let relay = Arc::new(Relay::default());

@@ -174,6 +174,11 @@ impl Writer {
     pub fn append(&mut self, record: &Record<'_>, stamp: Stamp) -> Option<u32> {
         let size = record_bytes(record);
         let segment = self.segment();
+        let key = record.key.map_or(0, <[u8]>::len);
+        if key > usize::from(u16::MAX) || record.id.len().max(record.type_.len()) > usize::from(u8::MAX) {
+            // Everybody checks these before; their lengths would not be those of what is written.
+            return None;
+        }
         if segment.capacity - self.len < size {
             return None;
         }

@@ -258,3 +258,137 @@ fn a_passive_hub_makes_nothing_and_uses_what_is_there() {
     other.runtime.block_on(delete).unwrap();
     hub.close(WAIT).unwrap();
 }
+
+fn helixagent(id: &str, type_: &str) -> Vec<u8> {
+    json!({"id": id, "type": type_, "payload": "aGk="}).to_string().into_bytes()
+}
+
+fn dead_letter_of(hub: &Hub, topic: &str) -> Value {
+    let query = DeadLetterQuery::from_json(&json!({"topic": topic}).to_string()).unwrap();
+    let mut list = json!({});
+    until("the dead letter", || {
+        list = hub.dead_letters(&query, WAIT).unwrap();
+        list["count"] == 1
+    });
+    list["dead_letters"][0].clone()
+}
+
+/// Other programs keep to no limits of ours. A length that does not fit would shift what is behind it.
+#[test]
+fn fields_longer_than_any_of_ours_do_no_harm() {
+    let _alone = alone();
+    let other = Other::program();
+    for wire in ["helixagent", "cloudevents"] {
+        let (hub, topic, long) = (hub(routed(wire)), topic(), "T".repeat(300));
+        let inbox = inbox(&hub);
+        let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+        let send = |id: &str, type_: &str| {
+            let mut table = FieldTable::default();
+            for (name, value) in [("id", id), ("type", type_)] {
+                table.insert(format!("cloudEvents:{name}").into(), AMQPValue::LongString(value.into()));
+            }
+            match wire {
+                "helixagent" => other.publish("", &topic, &helixagent(id, type_), BasicProperties::default()),
+                _ => other.publish("", &topic, b"hi", BasicProperties::default().with_headers(table)),
+            }
+        };
+        send(&"é".repeat(150), "t");
+        let incoming = next(&inbox);
+        assert_eq!((text(&incoming), incoming.message.id().as_str().len()), ("hi".to_owned(), 62));
+        ack(&incoming);
+        send("1", &long);
+        let reason = dead_letter_of(&hub, &topic)["reason"].as_str().unwrap().to_owned();
+        assert!(reason.contains("a type of 300 bytes"), "{reason}");
+        hub.close(WAIT).unwrap();
+    }
+}
+
+#[test]
+fn a_body_of_helixagent_that_is_far_too_large_is_not_read() {
+    let _alone = alone();
+    let (hub, other, topic) = (hub(routed("helixagent")), Other::program(), topic());
+    let inbox = inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    let numbers = "0,".repeat(2_000_000);
+    let body = format!(r#"{{"id":"m","type":"t","payload":"aGk=","x":[{numbers}0]}}"#);
+    other.publish("", &topic, body.as_bytes(), BasicProperties::default());
+    other.publish("", &topic, &helixagent("small", "t"), BasicProperties::default());
+    let incoming = next(&inbox);
+    assert_eq!(incoming.message.id().as_str(), "small");
+    ack(&incoming);
+    hub.close(WAIT).unwrap();
+}
+
+/// The time to live counts from the publish, whatever time the message has.
+#[test]
+fn an_old_message_with_a_time_to_live_arrives() {
+    let _alone = alone();
+    let (hub, topic) = (hub(routed("helixagent")), topic());
+    let inbox = inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    let record = Record { timestamp_us: 1_700_000_000_000_000, ttl_ms: 60_000, ..Record::new(b"hi") };
+    hub.publish(&topic, Some(TopicKind::Task), &record, None, WAIT).unwrap();
+    let incoming = next(&inbox);
+    assert_eq!((text(&incoming).as_str(), incoming.message.timestamp_us()), ("hi", 1_700_000_000_000_000));
+    ack(&incoming);
+    hub.close(WAIT).unwrap();
+}
+
+/// What nobody can handle is not handed over when its dead letter cannot be written.
+#[test]
+fn a_message_that_cannot_be_buried_waits() {
+    let _alone = alone();
+    let (other, topic, user) = (Other::program(), topic(), format!("gravedigger-{}", std::process::id()));
+    let own = format!("^({}|helixagent\\.dlq|amq\\.default)$", topic.replace('.', "\\."));
+    server(&["ctl", "add_user", &user, "p"]);
+    server(&["ctl", "set_permissions", &user, &own, &own, &own]);
+    let mut config = routed("helixagent");
+    config["rabbitmq"] = json!({"username": user, "password": "p"});
+    let hub = hub(config);
+    let inbox = inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    other.publish("", &topic, b"not JSON", BasicProperties::default());
+    other.publish("", &topic, &helixagent("good", "t"), BasicProperties::default());
+    let incoming = next(&inbox);
+    assert_eq!(incoming.message.id().as_str(), "good");
+    ack(&incoming);
+    assert!(next_within(&inbox, Duration::from_millis(1500)).is_none());
+    server(&["ctl", "set_permissions", &user, ".*", ".*", ".*"]);
+    dead_letter_of(&hub, &topic);
+    hub.close(WAIT).unwrap();
+    server(&["ctl", "delete_user", &user]);
+}
+
+#[test]
+fn an_event_of_helixagent_may_have_any_routing_key() {
+    let _alone = alone();
+    let (hub, other, topic) = (hub(routed("helixagent")), Other::program(), topic().replace("tasks", "shared"));
+    let inbox = inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic, "group": "g"}), &inbox);
+    other.publish(&topic, "user.created", &helixagent("1", "t"), BasicProperties::default());
+    let incoming = next(&inbox);
+    assert_eq!((text(&incoming).as_str(), &**incoming.message.topic()), ("hi", &*topic));
+    ack(&incoming);
+    hub.close(WAIT).unwrap();
+}
+
+/// Names of attributes that we would refuse travel on as they came.
+#[test]
+fn a_cloudevent_of_others_can_be_delayed() {
+    let _alone = alone();
+    let (hub, other, topic) = (hub(routed("cloudevents")), Other::program(), topic());
+    let inbox = inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    let mut table = FieldTable::default();
+    for name in ["cloudEvents:averyveryverylongextension", "cloudEvents:source", "cloudEvents_source"] {
+        table.insert(name.into(), AMQPValue::LongString("x".into()));
+    }
+    other.publish("", &topic, b"hi", BasicProperties::default().with_headers(table));
+    let start = Instant::now();
+    settle(next(&inbox).token, Decision::Retry { delay: Some(Duration::from_secs(2)), reason: "later" }).unwrap();
+    let incoming = next(&inbox);
+    assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(headers(&incoming).contains(&named("ce_averyveryverylongextension", "x")), "{:?}", headers(&incoming));
+    ack(&incoming);
+    hub.close(WAIT).unwrap();
+}

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use helixmq::config::options::{DeadLetterQuery, DeclareOptions};
+use helixmq::config::options::{DeadLetterQuery, DeclareOptions, TopicSelector};
 use helixmq::error::{Fate, Kind};
 
 use super::proxy::Proxy;
@@ -318,4 +318,51 @@ fn f54_a_slow_consumer_of_a_fast_publisher_costs_no_memory() {
     assert!(full > 0 && confirmed == sent && sent > 1000 * consumed, "{sent} {full} {confirmed} {consumed}");
     hub.close(WAIT).unwrap();
     server(&["ctl", "delete_queue", &topic]);
+}
+
+/// The client library never uses a channel's number again that the server has closed: each topic that is
+/// not found costs one of 2,047.
+#[test]
+fn channels_that_the_server_closed_are_done_without() {
+    let _alone = alone();
+    let hub = hub(json!({"rabbitmq": {"queue_type": "classic"}}));
+    let (gone, there) = (topic(), topic());
+    publish(&hub, &gone, "x").unwrap();
+    publish(&hub, &there, "x").unwrap();
+    server(&["ctl", "delete_queue", &gone]);
+    let selector = TopicSelector::from_json(&json!({"name": gone}).to_string()).unwrap();
+    let missing = || hub.describe(&selector, WAIT).unwrap_err().kind();
+    let mut again = 0;
+    for _ in 0..2200 {
+        if missing() != Kind::NotFound {
+            again += 1;
+            until("another connection", || missing() == Kind::NotFound);
+        }
+    }
+    assert!(again < 3, "{again} connections more");
+    until("a publish", || publish(&hub, &there, "x").is_ok());
+    publish(&hub, &topic(), "new").unwrap();
+    hub.close(WAIT).unwrap();
+}
+
+/// Who may not delay tasks can still publish them, also those behind a delayed one.
+#[test]
+fn a_delay_that_is_refused_takes_no_other_task_along() {
+    let _alone = alone();
+    let user = format!("undelayed-{}", std::process::id());
+    server(&["ctl", "add_user", &user, "p"]);
+    server(&["ctl", "set_permissions", &user, "^tasks\\.", "^(tasks\\.|amq\\.default$)", "^tasks\\."]);
+    let hub = hub(json!({"rabbitmq": {"username": user, "password": "p"}}));
+    let (topic, results) = (topic(), inbox(&hub));
+    let publisher = publisher(&hub, &topic);
+    publisher.send_inbox(&[Record { delay_ms: 2000, ..Record::new(b"d") }], &[1000], &results, None);
+    for tag in 0..50 {
+        assert_eq!(publisher.send_inbox(&[Record::new(b"x")], &[tag], &results, None).0, 1);
+    }
+    for (tag, result) in outcomes(&results, 51) {
+        let refused = result.is_err_and(|failed| failed.fate() == Some(Fate::Refused));
+        assert_eq!(refused, tag == 1000, "{tag}");
+    }
+    hub.close(WAIT).unwrap();
+    server(&["ctl", "delete_user", &user]);
 }

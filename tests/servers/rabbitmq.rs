@@ -400,6 +400,10 @@ fn a_batch_is_pipelined_and_tells_of_each_record() {
     let (count, failed) = publisher.send_batch(&records, WAIT, Some(&mut each));
     assert_eq!((count, failed.unwrap().kind()), (2, Kind::Header));
     assert_eq!(each[..5], [0, 0, Kind::Header.code(), Kind::Cancelled.code(), Kind::Cancelled.code()]);
+    let (results, mut ops) = (inbox(&hub), vec![7; 5]);
+    let (count, failed) = publisher.send_inbox(&records, &[0; 5], &results, Some(&mut ops));
+    assert_eq!((count, failed.unwrap().kind()), (2, Kind::Header));
+    assert!(ops[..2].iter().all(|op| *op > 0) && ops[2..] == [0; 3], "{ops:?}");
 
     // Told late: those that were on their way by then have outcomes of their own.
     server(&["ctl", "delete_queue", &topic]);

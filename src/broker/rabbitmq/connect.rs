@@ -18,7 +18,7 @@ use crate::error::{Error, Kind};
 /// Largest frame, the server's own default; the client keeps 64 of them as buffers.
 const FRAME_BYTES_MAX: u32 = 131_072;
 /// Channels of one connection: one for each subscription, and a few.
-const CHANNELS_MAX: u16 = 2047;
+pub(super) const CHANNELS_MAX: u16 = 2047;
 
 /// A server of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,6 +180,19 @@ pub(super) async fn watch(connection: &Connection, publishes: bool, mut tell: im
         }
     }
     tell(Word::Lost(error(Kind::BackendDown, "the connection ended")));
+}
+
+/// A new channel; `None`: there are no more. The client library never uses the number of a channel again that
+/// the server has closed: opening it fails with the error of then, and the next number may do.
+pub(super) async fn channel(connection: &Connection) -> Result<Option<lapin::Channel>, Error> {
+    loop {
+        match connection.create_channel().await {
+            Ok(channel) => return Ok(Some(channel)),
+            Err(failed) if failed.is_amqp_soft_error() => {}
+            Err(failed) if matches!(failed.kind(), lapin::ErrorKind::ChannelsLimitReached) => return Ok(None),
+            Err(failed) => return Err(of("a channel", &failed)),
+        }
+    }
 }
 
 /// Closes within `timeout`. Everything that matters has been told before: an answer that does not

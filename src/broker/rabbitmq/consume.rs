@@ -68,8 +68,6 @@ pub(super) struct Subscriber {
 /// Guarded together: a delivery is in exactly one of these places.
 #[derive(Default)]
 struct State {
-    /// Counts the channels there have been: tags of an earlier one mean nothing.
-    channel: u32,
     waiting: VecDeque<Held>,
     out: HashMap<u64, Held>,
     later: BTreeMap<(Moment, u64), Held>,
@@ -90,7 +88,8 @@ struct State {
 /// A delivery that the server counts as out.
 struct Held {
     server_tag: ServerTag,
-    channel: u32,
+    /// Why no handler can have it.
+    unfit: Option<Arc<str>>,
     message: Message,
     /// Attempts before this one.
     attempts: u32,
@@ -148,8 +147,8 @@ impl Subscriber {
 
     async fn opened(&self, connection: &Connection) -> Result<(Channel, Consumer)> {
         let late = |_| error(Kind::Timeout, "the server did not open the consumer in time");
-        let channel = tokio::time::timeout(OPEN_MAX, connection.create_channel()).await.map_err(late)?;
-        let channel = channel.map_err(|refused| of("a channel", &refused))?;
+        let shared = self.shared.upgrade().ok_or_else(super::error::away)?;
+        let channel = tokio::time::timeout(OPEN_MAX, shared.channel(connection)).await.map_err(late)??;
         let consumer = tokio::time::timeout(OPEN_MAX, self.open(connection, &channel)).await;
         match consumer.map_err(late).and_then(|opened| opened) {
             Ok(consumer) => Ok((channel, consumer)),
@@ -173,7 +172,7 @@ impl Subscriber {
             TopicKind::Task => {
                 match wire {
                     Wire::Helixagent => topology.shared_queue(pattern).await?,
-                    _ => topology.usable_task_queue(pattern).await?,
+                    _ => topology.usable_task_queue(pattern, false).await?,
                 }
                 shared.know(pattern);
                 pattern.clone()
@@ -277,18 +276,24 @@ impl Subscriber {
     fn take_in(&self, delivery: lapin::message::Delivery) -> bool {
         let Some(shared) = self.shared.upgrade() else { return false };
         let server_tag = delivery.delivery_tag;
-        // A task comes with the routing key of its delay, or whatever its publisher took.
-        let asked = (self.spec.kind == TopicKind::Task).then_some(self.spec.pattern.as_str());
-        let incoming = Incoming::of(delivery, self.spec.kind, |topic| shared.forms.of(asked.unwrap_or(topic)));
-        let topic: &str = match self.spec.kind {
-            TopicKind::Task => &self.spec.pattern,
-            TopicKind::Event => &incoming.topic,
-        };
+        // A task comes with the routing key of its delay, or whatever its publisher took, and so does an
+        // event from an exchange of its own.
+        let pattern = self.spec.pattern.as_str();
+        let is_one = self.spec.kind == TopicKind::Task || shared.forms.of(pattern) == Wire::Helixagent;
+        let asked = is_one.then_some(pattern);
+        let max = shared.settings.message_bytes_max;
+        let form = |topic: &str| shared.forms.of(asked.unwrap_or(topic));
+        let incoming = Incoming::of(delivery, self.spec.kind, max, form);
+        let topic: &str = asked.unwrap_or(&incoming.topic);
         let stamp = Stamp { seq: shared.next_seq(), now_us: shared.context.clock.wall_us() };
         let record = incoming.record();
         // Not the prefix of what is published here: a message without an id must not get one of those.
         let message = Message::alone(&shared.pool, &Arc::from(topic), !shared.context.id_prefix, &record, stamp);
         let mut state = self.state.lock();
+        if state.reopens {
+            // Its channel is given up, or gone: it comes again.
+            return false;
+        }
         state.acks.out(server_tag);
         if incoming.expires_us.is_some_and(|expires_us| expires_us <= stamp.now_us) {
             state.acks.ack(server_tag);
@@ -301,23 +306,26 @@ impl Subscriber {
             self.changed.notify_one();
             return false;
         };
+        // A dead letter is where it belongs: moved by all who look at it, it would go on for ever.
+        let is_dead = pattern.ends_with(DEAD_LETTER_SUFFIX);
+        let too_large = (incoming.body.len() > max).then(|| format!("larger than message_bytes_max {max}"));
         let held = Held {
             server_tag,
-            channel: state.channel,
+            unfit: incoming.unreadable.or(too_large).filter(|_| !is_dead).map(Arc::from),
             attempts: u32::from(incoming.attempts),
             redelivered: incoming.redelivered || incoming.attempts > 0,
             message,
         };
-        // A dead letter is where it belongs: moved by all who look at it, it would go on for ever.
-        let max = shared.settings.message_bytes_max;
-        let is_too_large = incoming.body.len() > max && !self.spec.pattern.ends_with(DEAD_LETTER_SUFFIX);
-        let too_large = || format!("larger than message_bytes_max {max}");
-        if let Some(reason) = incoming.unreadable.or_else(|| is_too_large.then(too_large)) {
-            self.bury(&shared, &mut state, held, &reason);
-            return false;
+        self.offer(&shared, &mut state, held) && std::mem::take(&mut state.idle)
+    }
+
+    /// Lets the program have a delivery, if it can; answers whether it waits for it now.
+    fn offer(&self, shared: &Shared, state: &mut State, held: Held) -> bool {
+        match held.unfit.clone() {
+            Some(reason) => self.bury(shared, state, held, &reason),
+            None => state.waiting.push_back(held),
         }
-        state.waiting.push_back(held);
-        std::mem::take(&mut state.idle)
+        !state.waiting.is_empty()
     }
 
     /// A message that no handler can have becomes a dead letter, once.
@@ -330,7 +338,7 @@ impl Subscriber {
         let id = held.message.id();
         let record = Record { headers: headers.headers(), ..Record::again(&held.message, id.as_str()) };
         let topic = format!("{}{DEAD_LETTER_SUFFIX}", held.message.topic());
-        let target = Target { priority: false, ..shared.target(&topic, TopicKind::Task, Wire::Native) };
+        let target = Target { priority: false, again: true, ..shared.target(&topic, TopicKind::Task, Wire::Native) };
         let out = wire::outgoing(&record, target, Made::default(), shared.context.clock.wall_us());
         self.post(shared, state, held, Move { queue: &topic, wire: Wire::Native, outgoing: out, delay_s: 0 });
     }
@@ -377,15 +385,15 @@ impl Subscriber {
     }
 
     fn take_due(&self) {
+        let Some(shared) = self.shared.upgrade() else { return };
         let rings = {
             let mut state = self.state.lock();
+            let state = &mut *state;
             let now = self.clock.now();
             let mut came = false;
             while state.later.first_key_value().is_some_and(|((due, _), _)| *due <= now) {
-                if let Some((_, held)) = state.later.pop_first() {
-                    state.waiting.push_back(held);
-                    came = true;
-                }
+                let Some((_, held)) = state.later.pop_first() else { break };
+                came |= self.offer(&shared, state, held);
             }
             came && std::mem::take(&mut state.idle)
         };
@@ -396,10 +404,7 @@ impl Subscriber {
 
     /// The channel is gone.
     fn end_channel(&self) {
-        self.revoke(|state| {
-            state.channel += 1;
-            state.runs = false;
-        });
+        self.revoke(|state| state.runs = false);
     }
 
     /// The connection is gone, and the channel will be found to be.
@@ -515,7 +520,6 @@ impl Source for RabbitSource {
                     ended.push(tag);
                     continue;
                 };
-                debug_assert_eq!(held.channel, state.channel, "a channel that ended took its deliveries along");
                 match verdict {
                     Verdict::Ack => state.acks.ack(held.server_tag),
                     Verdict::Return => state.acks.requeue(held.server_tag),
@@ -569,7 +573,7 @@ impl Subscriber {
             ..Record::again(&held.message, id.as_str())
         };
         let wire = shared.forms.of(held.message.topic());
-        let target = shared.target(held.message.topic(), self.spec.kind, wire);
+        let target = Target { again: true, ..shared.target(held.message.topic(), self.spec.kind, wire) };
         let mut outgoing = wire::outgoing(&record, target, Made::default(), shared.context.clock.wall_us());
         outgoing.iter_mut().for_each(|outgoing| wire::set_topic(outgoing, held.message.topic()));
         let delay_s = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);

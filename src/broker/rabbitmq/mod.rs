@@ -70,6 +70,8 @@ pub struct Settings {
     pub confirm_timeout: Duration,
     /// Largest payload, both ways.
     pub message_bytes_max: usize,
+    /// Publishes without an outcome, at most.
+    pub publish_window: usize,
     /// What forms the messages of which topics have.
     pub routes: Vec<RouteConfig>,
 }
@@ -170,13 +172,28 @@ impl Shared {
     }
 
     fn topology<'a>(&'a self, connection: &'a Connection) -> Topology<'a> {
-        Topology { connection, config: &self.settings.rabbitmq }
+        Topology::new(connection, self)
+    }
+
+    /// A new channel. When the numbers of a connection are used up, but not by subscriptions, it is given
+    /// up: the hub makes another one.
+    async fn channel(&self, connection: &Connection) -> Result<lapin::Channel> {
+        if let Some(channel) = connect::channel(connection).await? {
+            return Ok(channel);
+        }
+        let used_up = failure(Kind::BackendDown, "the connection has used up its channels");
+        let subscriptions = self.live_subscribers().len();
+        let epoch = self.link.lock().as_ref().map(|link| link.epoch);
+        if let Some(epoch) = epoch.filter(|_| subscriptions < usize::from(connect::CHANNELS_MAX / 2)) {
+            self.hear(epoch, Word::Lost(used_up.clone()));
+        }
+        Err(used_up)
     }
 
     /// What a message of `topic` is published as.
     fn target<'a>(&'a self, topic: &'a str, kind: TopicKind, wire: Wire) -> Target<'a> {
         let priority = kind == TopicKind::Task && self.has_priorities();
-        Target { topic, kind, wire, source: &self.settings.name, priority }
+        Target { topic, kind, wire, source: &self.settings.name, priority, again: false }
     }
 
     fn next_seq(&self) -> u64 {
@@ -188,6 +205,14 @@ impl Shared {
         if !known.contains(queue) && known.len() < crate::limits::TOPICS_MAX {
             known.insert(queue.to_owned());
         }
+    }
+
+    fn knows(&self, queue: &str) -> bool {
+        self.known.lock().contains(queue)
+    }
+
+    fn forget(&self, queue: &str) {
+        self.known.lock().remove(queue);
     }
 
     fn keep(&self, task: JoinHandle<()>) {
@@ -431,8 +456,10 @@ impl Broker for RabbitMq {
             let shares = shared.forms.of(&topic) == Wire::Helixagent;
             let asks_nothing = spec == TopicSpec::default();
             let declared = match kind {
-                TopicKind::Event if shares => topology.shared_exchange(&topic).await.map(|()| Declared::Existed),
-                TopicKind::Event => topology.events().await.map(|()| Declared::Existed),
+                TopicKind::Event => {
+                    let exchange = if shares { &topic } else { topology::EVENTS };
+                    topology.exchange(exchange).await.map(|()| Declared::Existed)
+                }
                 TopicKind::Task if asks_nothing && topology.passive(&topic).await?.is_some() => Ok(Declared::Existed),
                 TopicKind::Task if shares && asks_nothing => {
                     topology.shared_queue(&topic).await.map(|()| Declared::Created)
@@ -517,7 +544,7 @@ impl Admin for RabbitMq {
         in_time(&self.shared, deadline, async move {
             let connection = shared.publishing()?;
             shared.topology(&connection).delete(&topic).await?;
-            shared.known.lock().remove(&topic);
+            shared.forget(&topic);
             shared.deleted.fetch_add(1, Ordering::AcqRel);
             let all = shared.live_subscribers();
             all.iter().filter(|own| own.spec.pattern == topic).for_each(|own| own.reopen());

@@ -21,16 +21,15 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
-use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Confirmation, Connection, ErrorKind};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::confirms::{Confirm, Confirms, Ending, Serial};
 use super::consume::Subscriber;
 use super::error::{away, error, of, unknown};
-use super::ready::{Admitted, Prepared, Readiness};
+use super::ready::{Admitted, Answered, Readiness, Served};
 use super::topology::{delayed, EVENTS};
-use super::way::{Answer, Letter, Way};
+use super::way::{Answer, Letter, On, Way};
 use super::wire::{self, short, Made, Outgoing};
 use super::Shared;
 use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
@@ -42,8 +41,9 @@ use crate::numbers::NumberMap;
 
 /// Set in the serials of those without an id that was made for them; the others have its number.
 const SERIAL_OF_NO_ID: Serial = 1 << 63;
-/// Rounds of jobs taken before confirms are looked at again.
+/// Jobs taken before confirms are looked at again.
 const JOBS_AT_ONCE: usize = 64;
+
 /// One message on its way to the server.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -64,8 +64,8 @@ pub(super) enum Done {
     Ticket(Ticket),
     /// A source that moves a delivery elsewhere: it settles its own when that is confirmed.
     Moved(Weak<Subscriber>, u64),
-    /// Nobody: a publish that only brings a confirm, to this line.
-    Barrier(usize),
+    /// Nobody: a publish that only brings a confirm, on this line.
+    Barrier(To),
 }
 
 /// Where records of one topic go.
@@ -134,23 +134,53 @@ struct Open {
 }
 
 /// Exchanges that share a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum To {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum To {
     Queue,
     Events,
     Delays,
     /// One of those in the form `helixagent`.
-    Shared,
+    Helixagent,
+}
+
+impl To {
+    const ALL: [Self; 4] = [To::Queue, To::Events, To::Delays, To::Helixagent];
+
+    pub fn of(job: &Job) -> Self {
+        match (job.kind, job.delay_s) {
+            (TopicKind::Task, 1..) => To::Delays,
+            _ if job.wire == Wire::Helixagent => To::Helixagent,
+            (TopicKind::Event, _) => To::Events,
+            (TopicKind::Task, 0) => To::Queue,
+        }
+    }
 }
 
 /// A channel and what is on it.
 #[derive(Default)]
 struct Line {
     channel: Option<Arc<Channel>>,
+    /// Counts the channels there have been: an answer of an earlier one says nothing of this one.
+    number: u32,
     confirms: Confirms,
     /// So many have no answer yet.
     flying: usize,
     barrier_open: bool,
+    /// Something on it has failed.
+    failed: bool,
+}
+
+impl Line {
+    fn open_channel(&self) -> Option<Arc<Channel>> {
+        self.channel.as_ref().filter(|channel| channel.status().connected()).cloned()
+    }
+
+    /// Begins again with another channel, or with none; answers those that cannot be decided any more.
+    fn replace(&mut self, channel: Option<Channel>) -> Vec<Serial> {
+        let doubtful = self.confirms.give_up();
+        *self = Self { channel: channel.map(Arc::new), number: self.number + 1, ..Self::default() };
+        doubtful
+    }
 }
 
 /// The publishing end of one connection.
@@ -159,6 +189,8 @@ pub(super) struct Publisher {
     clock: Clock,
     connection: Arc<Connection>,
     confirm_timeout: Duration,
+    /// Publishes that were told as unknown and are still in memory, at most.
+    given_up_max: usize,
     readiness: Readiness,
     /// By [`To`].
     lines: [Line; 4],
@@ -174,7 +206,7 @@ pub(super) struct Publisher {
 enum Step {
     Answers,
     Jobs,
-    Prepared(Prepared),
+    Answered(Answered),
     Late,
     Ended,
 }
@@ -188,6 +220,7 @@ impl Publisher {
             readiness: Readiness::new(shared, Arc::clone(&connection), confirm_timeout),
             connection,
             confirm_timeout,
+            given_up_max: shared.settings.publish_window,
             lines: Default::default(),
             open: NumberMap::default(),
             way: Way::new(),
@@ -210,8 +243,8 @@ impl Publisher {
                 if !answers.is_empty() {
                     return Poll::Ready(Step::Answers);
                 }
-                if let Poll::Ready(prepared) = self.readiness.poll_prepared(context) {
-                    return Poll::Ready(Step::Prepared(prepared));
+                if let Poll::Ready(answered) = self.readiness.poll_answered(context) {
+                    return Poll::Ready(Step::Answered(answered));
                 }
                 if !ended {
                     match jobs.poll_recv_many(context, &mut batch, JOBS_AT_ONCE) {
@@ -221,7 +254,7 @@ impl Publisher {
                     }
                 }
                 // What has been told as unknown need not be waited for.
-                if ended && self.readiness.nobody_waits() && (self.way.is_empty() || self.open.is_empty()) {
+                if ended && self.readiness.nobody_waits() && (self.way.len() == 0 || self.open.is_empty()) {
                     return Poll::Ready(Step::Ended);
                 }
                 std::future::Future::poll(late.as_mut(), context).map(|()| Step::Late)
@@ -234,46 +267,37 @@ impl Publisher {
                     self.on_late();
                 }
                 Step::Late => self.on_late(),
-                Step::Prepared(prepared) => {
-                    let (jobs, result) = self.readiness.on_prepared(prepared);
-                    for job in jobs {
-                        match &result {
-                            Ok(()) => self.begin(job).await,
-                            Err(failed) => self.refuse(job.done, failed.clone()),
-                        }
-                    }
-                }
+                Step::Answered(answered) => self.on_answered(answered),
                 Step::Jobs => {
-                    for job in batch.drain(..) {
-                        self.begin(job).await;
-                    }
+                    batch.drain(..).for_each(|job| self.begin(job));
                 }
                 Step::Ended => break,
             }
-            self.barriers();
+            self.barriers(false);
             self.tell();
         }
         self.give_up(&away());
         self.tell();
     }
 
-    /// Sends what brings a confirm to those that wait for one more.
-    fn barriers(&mut self) {
-        for index in 0..self.lines.len() {
-            let Some(line) = self.lines.get_mut(index) else { return };
-            if line.flying > 0 || line.barrier_open || !line.confirms.wants_barrier() {
+    /// Sends what brings a confirm to those that wait for one more, where none comes by itself; `now`: where
+    /// it may not come in time.
+    fn barriers(&mut self, now: bool) {
+        for to in To::ALL {
+            let Some(line) = self.lines.get_mut(to as usize) else { return };
+            if (line.flying > 0 && !now) || line.barrier_open || !line.confirms.wants_barrier() {
                 continue;
             }
             let Some(channel) = line.channel.clone() else { continue };
             line.barrier_open = true;
             let (exchange, key) = ("".into(), "hmq.barrier".into());
             let letter = Letter { channel, exchange, key, outgoing: Box::default(), serial: None };
-            self.send(index, letter, Done::Barrier(index), Arc::from(""));
+            self.send(to, letter, Done::Barrier(to), Arc::from(""));
         }
     }
 
     /// Hands a publish to the client library, and follows it.
-    fn send(&mut self, line: usize, mut letter: Letter, done: Done, topic: Arc<str>) {
+    fn send(&mut self, to: To, mut letter: Letter, done: Done, topic: Arc<str>) {
         // One with an id that was made for it is found by that when it is returned.
         let made = letter.outgoing.made.filter(|number| !self.open.contains_key(number));
         let serial = made.unwrap_or_else(|| {
@@ -283,43 +307,59 @@ impl Publisher {
         letter.serial = (letter.outgoing.mandatory && made.is_none()).then_some(serial);
         self.open.insert(serial, Open { done, since: self.clock.now(), topic });
         self.sent.push_back(serial);
-        if let Some(line) = self.lines.get_mut(line) {
+        if let Some(line) = self.lines.get_mut(to as usize) {
             line.flying += 1;
+            self.way.send(On { line: to as usize, number: line.number }, serial, letter);
         }
-        self.way.send(line, serial, letter);
     }
 
     /// Sends a job, unless it waits for its topic, or has ended.
-    async fn begin(&mut self, job: Job) {
+    fn begin(&mut self, job: Job) {
         if let Err(refused) = wire::check(&job.outgoing, self.connection.configuration().frame_max()) {
             return self.end(job.done, Outcome::Refused(refused));
         }
-        let Job { topic, kind, wire, mut outgoing, delay_s, done } = match self.readiness.admit(job) {
-            Admitted::Ready(job) => job,
-            Admitted::Waits => return,
-            Admitted::Refused(job, why) => return self.refuse(job.done, why),
+        // What was given up is still in memory until the server takes it.
+        if self.way.len() > self.open.len() + self.given_up_max {
+            let text = "the server takes nothing: as many publishes as the window were given up and are not sent yet";
+            return self.refuse(job.done, error(Kind::BackendDown, text));
+        }
+        let to = To::of(&job);
+        let channel = self.lines.get(to as usize).and_then(Line::open_channel);
+        let (job, channel) = match (self.readiness.admit(job, channel.is_some()), channel) {
+            (Admitted::Ready(job), Some(channel)) => (job, channel),
+            (Admitted::Ready(job), None) => return self.refuse(job.done, away()),
+            (Admitted::Waits, _) => return,
+            (Admitted::Refused(job, why), _) => return self.refuse(job.done, why),
         };
-        let to = match (kind, delay_s) {
-            (TopicKind::Task, 1..) => To::Delays,
-            _ if wire == Wire::Helixagent => To::Shared,
-            (TopicKind::Event, _) => To::Events,
-            (TopicKind::Task, 0) => To::Queue,
-        };
-        let channel = match self.channel(to).await {
-            Ok(channel) => channel,
-            Err(failed) => return self.refuse(done, failed),
-        };
+        let Job { topic, kind, mut outgoing, delay_s, done, .. } = job;
         wire::set_ttl(&mut outgoing, (delay_s > 0).then(|| self.clock.wall_us()));
         let (exchange, key) = match to {
             To::Queue => ("".into(), short(&topic)),
             To::Events => (EVENTS.into(), short(&topic)),
             To::Delays => delayed(&topic, delay_s),
             // Its exchange has the name of the topic, too.
-            To::Shared => (short(&topic), short(&topic)),
+            To::Helixagent => (short(&topic), short(&topic)),
         };
         // An event that no group wants is nobody's loss; a task that no queue takes is.
         outgoing.mandatory = kind == TopicKind::Task;
-        self.send(to as usize, Letter { channel, exchange, key, outgoing, serial: None }, done, topic);
+        self.send(to, Letter { channel, exchange, key, outgoing, serial: None }, done, topic);
+    }
+
+    /// Something that jobs wait for is there, or cannot be had.
+    fn on_answered(&mut self, answered: Answered) {
+        let Served { jobs, refused, result } = self.readiness.on_answered(answered);
+        match result {
+            Ok(opened) => {
+                let opened = opened.and_then(|(to, channel)| Some((self.lines.get_mut(to as usize)?, channel)));
+                // Another topic may have brought one meanwhile.
+                if let Some((line, channel)) = opened.filter(|(line, _)| line.open_channel().is_none()) {
+                    let doubtful = line.replace(Some(channel));
+                    self.end_doubtful(doubtful, &away());
+                }
+            }
+            Err(failed) => refused.into_iter().for_each(|job| self.refuse(job.done, failed.clone())),
+        }
+        jobs.into_iter().for_each(|job| self.begin(job));
     }
 
     /// Ends a job that was not handed to the client library.
@@ -331,39 +371,23 @@ impl Publisher {
         self.end(done, outcome);
     }
 
-    async fn channel(&mut self, to: To) -> Result<Arc<Channel>, Error> {
-        let line = self.lines.get(to as usize);
-        let present = line.and_then(|line| line.channel.as_ref());
-        if let Some(channel) = present.filter(|channel| channel.status().connected()) {
-            return Ok(Arc::clone(channel));
-        }
-        let open = async {
-            let channel = self.connection.create_channel().await.map_err(|refused| of("a channel", &refused))?;
-            let select = channel.confirm_select(ConfirmSelectOptions::default()).await;
-            select.map(|()| channel).map_err(|refused| of("confirms", &refused))
-        };
-        let late = |_| error(Kind::BackendDown, "the server did not open a channel in time");
-        let channel = tokio::time::timeout(self.confirm_timeout, open).await.map_err(late)??;
-        let channel = Arc::new(channel);
-        if let Some(line) = self.lines.get_mut(to as usize) {
-            line.channel = Some(Arc::clone(&channel));
-        }
-        Ok(channel)
-    }
-
     fn on_answers(&mut self, answers: &mut Vec<Answer>) {
         let prefix = self.shared.upgrade().map_or(0, |shared| shared.context.id_prefix);
         let mut rounds: [Vec<Confirm>; 4] = Default::default();
-        let mut failed = Vec::new();
-        for Answer { line, serial, result } in answers.drain(..) {
-            let (Some(own), Some(round)) = (self.lines.get_mut(line), rounds.get_mut(line)) else { continue };
+        let (mut failed, mut late) = (Vec::new(), Vec::new());
+        for Answer { on, serial, result } in answers.drain(..) {
+            let (Some(own), Some(round)) = (self.lines.get_mut(on.line), rounds.get_mut(on.line)) else { continue };
+            if own.number != on.number {
+                late.push((serial, result.err()));
+                continue;
+            }
             own.flying -= 1;
             let (ack, returned) = match result {
                 Ok(Confirmation::Ack(returned)) => (true, returned),
                 Ok(Confirmation::Nack(returned)) => (false, returned),
                 Ok(Confirmation::NotRequested) => (true, None),
                 Err(error) => {
-                    failed.push((line, serial, error));
+                    failed.push((on.line, serial, error));
                     continue;
                 }
             };
@@ -384,6 +408,9 @@ impl Publisher {
         for (line, serial, error) in failed {
             self.on_failure(line, serial, &error, alone);
         }
+        for (serial, failed) in late {
+            self.on_late_answer(serial, failed.as_ref());
+        }
     }
 
     fn on_ending(&mut self, serial: Serial, ending: Ending) {
@@ -393,36 +420,53 @@ impl Publisher {
             Ending::Refused => {
                 Outcome::Refused(error(Kind::Refused, format!("the server refused a message for `{topic}` (nack)")))
             }
-            Ending::Returned => Outcome::Refused(self.readiness.is_gone(topic)),
+            Ending::Returned => Outcome::Refused(self.readiness.mark_gone(topic)),
         };
         self.end(done, outcome);
     }
 
     /// A publish whose channel failed before it was confirmed; `alone`: no other one did now.
     fn on_failure(&mut self, line: usize, serial: Serial, failed: &lapin::Error, alone: bool) {
-        let Some(own) = self.lines.get_mut(line) else { return };
-        // A channel that failed once is of no use; queues may be gone, too.
-        own.channel = None;
-        let doubtful = own.confirms.give_up();
-        let is_the_cause = alone && own.flying == 0 && doubtful.is_empty();
-        self.readiness.doubt();
         let cause = of("the channel ended", failed);
-        for serial in doubtful {
-            if let Some(open) = self.open.remove(&serial) {
-                self.end(open.done, Outcome::Unknown(unknown(&cause)));
+        let (Some(own), Some(to)) = (self.lines.get_mut(line), To::ALL.get(line)) else { return };
+        // Nothing else was on it, so it is this one that the server refused.
+        let is_the_cause = alone && own.flying == 0 && !own.failed && !own.confirms.wants_barrier();
+        if !std::mem::replace(&mut own.failed, true) {
+            self.readiness.doubt(*to);
+        }
+        let doubtful = own.confirms.give_up();
+        own.channel = None;
+        self.end_doubtful(doubtful, &cause);
+        if is_the_cause && matches!(cause.kind(), Kind::NotFound | Kind::Refused) {
+            if let Some(Open { done, topic, .. }) = self.open.remove(&serial) {
+                let text = format!("the server refused a message for `{topic}`");
+                self.end(done, Outcome::Refused(of(&text, failed)));
             }
         }
-        let Some(Open { done, topic, .. }) = self.open.remove(&serial) else { return };
-        let outcome = match failed.kind() {
+        self.on_late_answer(serial, Some(failed));
+    }
+
+    /// What is left to say of a publish whose channel is gone.
+    fn on_late_answer(&mut self, serial: Serial, failed: Option<&lapin::Error>) {
+        let Some(Open { done, .. }) = self.open.remove(&serial) else { return };
+        let outcome = match failed {
             // The same error of another call: the channel ended after the message was sent.
-            ErrorKind::InvalidChannelState(_, "basic.publish") => Outcome::NotSent(away()),
-            // Nothing else was on it, so it is this one that the server refused.
-            _ if is_the_cause && matches!(cause.kind(), Kind::NotFound | Kind::Refused) => {
-                Outcome::Refused(of(&format!("the server refused a message for `{topic}`"), failed))
+            Some(failed) if matches!(failed.kind(), ErrorKind::InvalidChannelState(_, "basic.publish")) => {
+                Outcome::NotSent(away())
             }
-            _ => Outcome::Unknown(unknown(&cause)),
+            Some(failed) => Outcome::Unknown(unknown(&of("the channel ended", failed))),
+            // Whether it was returned cannot be said any more.
+            None => Outcome::Unknown(unknown(&away())),
         };
         self.end(done, outcome);
+    }
+
+    fn end_doubtful(&mut self, serials: Vec<Serial>, cause: &Error) {
+        for serial in serials {
+            if let Some(open) = self.open.remove(&serial) {
+                self.end(open.done, Outcome::Unknown(unknown(cause)));
+            }
+        }
     }
 
     /// How long until the oldest publish is late.
@@ -438,6 +482,7 @@ impl Publisher {
     /// Ends those whose confirm is late; when it comes after all, nobody waits for it.
     fn on_late(&mut self) {
         let now = self.clock.now();
+        let mut came_late = false;
         while let Some(serial) = self.sent.front().copied() {
             match self.open.get(&serial) {
                 // Posted again it would be there twice: it ends with its confirm or its channel.
@@ -453,10 +498,14 @@ impl Publisher {
                 }
             }
             self.sent.pop_front();
+            came_late = true;
             if let Some(open) = self.open.remove(&serial) {
                 let text = format!("the server has not confirmed within {:?}", self.confirm_timeout);
                 self.end(open.done, Outcome::Unknown(error(Kind::OutcomeUnknown, text)));
             }
+        }
+        if came_late {
+            self.barriers(true);
         }
     }
 
@@ -478,7 +527,7 @@ impl Publisher {
                 }
             }
             Done::Barrier(line) => {
-                if let Some(line) = self.lines.get_mut(line) {
+                if let Some(line) = self.lines.get_mut(line as usize) {
                     line.barrier_open = false;
                 }
             }

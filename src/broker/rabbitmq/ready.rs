@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::StreamExt;
-use lapin::Connection;
+use lapin::options::ConfirmSelectOptions;
+use lapin::{Channel, Connection};
 
-use super::error::error;
-use super::publish::Job;
-use super::topology::level_of;
+use super::error::{error, of};
+use super::publish::{Job, To};
+use super::topology::{level_of, EVENTS};
 use super::Shared;
 use crate::clock::{Clock, Moment};
 use crate::config::Wire;
@@ -25,24 +26,71 @@ use crate::message::TopicKind;
 /// A queue that was deleted is not made again for so long.
 const GONE_FOR: Duration = Duration::from_secs(1);
 
+/// Things asked of the server at once: each takes a channel.
+const ASKED_MAX: usize = 32;
+
 /// Something that must be there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Need {
     Queue(Arc<str>),
     Events,
     /// Exchange and queue of a topic in the form `helixagent`.
-    Shared(Arc<str>),
+    Helixagent(Arc<str>),
     /// Its exchange alone.
-    SharedEvents(Arc<str>),
+    HelixagentEvents(Arc<str>),
     Delays(u32, Arc<str>),
+    /// A channel to publish on.
+    Channel(To),
 }
 
-/// An answer of the server to a need.
-pub(super) struct Prepared {
+impl Need {
+    /// Everything that a job needs, but the channel.
+    fn of(job: &Job) -> impl Iterator<Item = Self> {
+        let base = match (job.kind, job.wire) {
+            (TopicKind::Task, Wire::Helixagent) => Need::Helixagent(Arc::clone(&job.topic)),
+            (TopicKind::Event, Wire::Helixagent) => Need::HelixagentEvents(Arc::clone(&job.topic)),
+            (TopicKind::Task, _) => Need::Queue(Arc::clone(&job.topic)),
+            (TopicKind::Event, _) => Need::Events,
+        };
+        let delays = (To::of(job) == To::Delays).then(|| Need::Delays(level_of(job.delay_s), Arc::clone(&job.topic)));
+        std::iter::once(base).chain(delays)
+    }
+
+    /// Whether it is in doubt when a channel that publishes to `to` was closed by the server.
+    fn is_for(&self, to: To) -> bool {
+        match self {
+            Need::Queue(_) => to == To::Queue,
+            Need::Events => to == To::Events,
+            Need::Helixagent(_) | Need::HelixagentEvents(_) => to == To::Helixagent,
+            Need::Delays(..) => to == To::Delays,
+            Need::Channel(_) => false,
+        }
+    }
+
+    /// Whether it is gone with the queue of `topic`.
+    fn is_of(&self, topic: &str) -> bool {
+        match self {
+            Need::Queue(own) | Need::Helixagent(own) | Need::Delays(_, own) => **own == *topic,
+            Need::Events | Need::HelixagentEvents(_) | Need::Channel(_) => false,
+        }
+    }
+}
+
+/// What the server answered to a need of a topic.
+pub(super) struct Answered {
     topic: Arc<str>,
     need: Need,
-    generation: u64,
-    result: Result<()>,
+    result: Result<Option<Channel>>,
+}
+
+/// What became of the jobs that waited for it.
+pub(super) struct Served {
+    /// To be admitted again, in order.
+    pub jobs: VecDeque<Job>,
+    /// Cannot go.
+    pub refused: Vec<Job>,
+    /// Why not; or the channel that was opened.
+    pub result: Result<Option<(To, Channel)>>,
 }
 
 /// Where a job goes next.
@@ -61,10 +109,11 @@ pub(super) struct Readiness {
     connection: Arc<Connection>,
     timeout: Duration,
     ready: HashSet<Need>,
-    /// Counts how often all that was ready has come into doubt.
-    generation: u64,
     waiting: HashMap<Arc<str>, VecDeque<Job>>,
-    preparing: FuturesUnordered<Pin<Box<dyn Future<Output = Prepared> + Send>>>,
+    /// The server is asked for so many things at once ...
+    asked: FuturesUnordered<Pin<Box<dyn Future<Output = Answered> + Send>>>,
+    /// ... and these are asked for next.
+    next: VecDeque<(Arc<str>, Need)>,
     /// Deleted by others a moment ago, and when they may be made again.
     gone: HashMap<Arc<str>, Moment>,
     deleted_seen: u64,
@@ -78,16 +127,16 @@ impl Readiness {
             connection,
             timeout,
             ready: HashSet::new(),
-            generation: 0,
             waiting: HashMap::new(),
-            preparing: FuturesUnordered::new(),
+            asked: FuturesUnordered::new(),
+            next: VecDeque::new(),
             gone: HashMap::new(),
             deleted_seen: 0,
         }
     }
 
-    /// Lets a job pass, or keeps it until what it needs is there.
-    pub fn admit(&mut self, job: Job) -> Admitted {
+    /// Lets a job pass, or keeps it until what it needs is there. `has_channel`: to publish on.
+    pub fn admit(&mut self, job: Job, has_channel: bool) -> Admitted {
         if let Some(waiting) = self.waiting.get_mut(&job.topic) {
             waiting.push_back(job);
             return Admitted::Waits;
@@ -95,7 +144,7 @@ impl Readiness {
         let Some(shared) = self.shared.upgrade() else { return Admitted::Refused(job, super::error::away()) };
         let deleted = shared.deleted.load(Ordering::Acquire);
         if std::mem::replace(&mut self.deleted_seen, deleted) != deleted {
-            self.doubt();
+            self.ready.clear();
         }
         if !self.gone.is_empty() {
             let now = self.clock.now();
@@ -105,75 +154,94 @@ impl Readiness {
                 return Admitted::Refused(job, refused);
             }
         }
-        let base = match (job.kind, job.wire) {
-            (TopicKind::Task, Wire::Helixagent) => Need::Shared(Arc::clone(&job.topic)),
-            (TopicKind::Event, Wire::Helixagent) => Need::SharedEvents(Arc::clone(&job.topic)),
-            (TopicKind::Task, _) => Need::Queue(Arc::clone(&job.topic)),
-            (TopicKind::Event, _) => Need::Events,
-        };
-        let delays = (job.delay_s > 0 && job.kind == TopicKind::Task)
-            .then(|| Need::Delays(level_of(job.delay_s), Arc::clone(&job.topic)));
-        let Some(need) = [Some(base), delays].into_iter().flatten().find(|need| !self.ready.contains(need)) else {
+        let channel = (!has_channel).then(|| Need::Channel(To::of(&job)));
+        let Some(need) = Need::of(&job).find(|need| !self.ready.contains(need)).or(channel) else {
             return Admitted::Ready(job);
         };
         let topic = Arc::clone(&job.topic);
         self.waiting.insert(Arc::clone(&topic), VecDeque::from([job]));
-        self.prepare(shared, topic, need);
+        self.next.push_back((topic, need));
         Admitted::Waits
     }
 
-    fn prepare(&self, shared: Arc<Shared>, topic: Arc<str>, need: Need) {
-        let (connection, timeout, generation) = (Arc::clone(&self.connection), self.timeout, self.generation);
-        self.preparing.push(Box::pin(async move {
+    fn ask(&self, shared: Arc<Shared>, topic: Arc<str>, need: Need) {
+        let (connection, timeout) = (Arc::clone(&self.connection), self.timeout);
+        self.asked.push(Box::pin(async move {
             let topology = shared.topology(&connection);
             let make = async {
-                match &need {
-                    Need::Queue(queue) => topology.usable_task_queue(queue).await,
-                    Need::Events => topology.events().await,
-                    Need::Shared(name) => topology.shared_queue(name).await,
-                    Need::SharedEvents(name) => topology.shared_exchange(name).await,
+                let made = match &need {
+                    Need::Channel(_) => return confirming(&shared, &connection).await.map(Some),
+                    Need::Queue(queue) => topology.usable_task_queue(queue, shared.knows(queue)).await,
+                    Need::Events => topology.exchange(EVENTS).await,
+                    Need::Helixagent(name) => topology.shared_queue(name).await,
+                    Need::HelixagentEvents(name) => topology.exchange(name).await,
                     Need::Delays(level, queue) => topology.delays(*level, queue).await,
-                }
+                };
+                made.map(|()| None)
             };
             let late = |_| Err(error(Kind::BackendDown, format!("the server did not make `{topic}` ready in time")));
             let result = tokio::time::timeout(timeout, make).await.unwrap_or_else(late);
-            Prepared { topic, need, generation, result }
+            if let (Need::Queue(queue) | Need::Helixagent(queue), Ok(_)) = (&need, &result) {
+                shared.know(queue);
+            }
+            Answered { topic, need, result }
         }));
     }
 
     /// The next answer of the server.
-    pub fn poll_prepared(&mut self, context: &mut TaskContext<'_>) -> Poll<Prepared> {
-        match self.preparing.poll_next_unpin(context) {
-            Poll::Ready(Some(prepared)) => Poll::Ready(prepared),
+    pub fn poll_answered(&mut self, context: &mut TaskContext<'_>) -> Poll<Answered> {
+        while self.asked.len() < ASKED_MAX {
+            let Some((topic, need)) = self.next.pop_front() else { break };
+            match self.shared.upgrade() {
+                Some(shared) => self.ask(shared, topic, need),
+                None => return Poll::Ready(Answered { topic, need, result: Err(super::error::away()) }),
+            }
+        }
+        match self.asked.poll_next_unpin(context) {
+            Poll::Ready(Some(answered)) => Poll::Ready(answered),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 
-    /// The jobs that waited for it, in order, to be admitted again; or why they cannot go.
-    pub fn on_prepared(&mut self, prepared: Prepared) -> (VecDeque<Job>, Result<()>) {
-        let Prepared { topic, need, generation, result } = prepared;
-        if result.is_ok() && generation == self.generation {
-            if let (Need::Queue(queue) | Need::Shared(queue), Some(shared)) = (&need, self.shared.upgrade()) {
-                shared.know(queue);
+    /// What is there now is not looked for again until something fails: a job that is published to what
+    /// is gone meanwhile is told so by the server.
+    pub fn on_answered(&mut self, answered: Answered) -> Served {
+        let Answered { topic, need, result } = answered;
+        let waited = self.waiting.remove(&topic).unwrap_or_default();
+        // Those of the topic that can do without it go on.
+        let wants = |job: &Job| match &need {
+            Need::Channel(to) => To::of(job) == *to,
+            need => Need::of(job).any(|own| own == *need),
+        };
+        let (jobs, refused) = match result.is_err() {
+            true => waited.into_iter().partition(|job| !wants(job)),
+            false => (waited, VecDeque::new()),
+        };
+        let result = result.map(|channel| match (need, channel) {
+            (Need::Channel(to), Some(channel)) => Some((to, channel)),
+            (need, _) => {
+                self.ready.insert(need);
+                None
             }
-            self.ready.insert(need);
-        }
-        (self.waiting.remove(&topic).unwrap_or_default(), result)
+        });
+        Served { jobs, refused: refused.into(), result }
     }
 
     /// A queue was deleted by somebody else. Made again at once, its consumers would not be told that
     /// it was gone, and would wait for ever (3.10).
-    pub fn is_gone(&mut self, topic: Arc<str>) -> Error {
-        self.doubt();
+    pub fn mark_gone(&mut self, topic: Arc<str>) -> Error {
+        self.ready.retain(|need| !need.is_of(&topic));
+        if let Some(shared) = self.shared.upgrade() {
+            shared.forget(&topic);
+        }
         let unroutable = unroutable(&topic);
         self.gone.insert(topic, self.clock.now().plus(GONE_FOR));
         unroutable
     }
 
-    /// What was there may be gone.
-    pub fn doubt(&mut self) {
-        self.ready.clear();
-        self.generation += 1;
+    /// The server closed a channel that publishes to `to`: what that needs may be gone.
+    pub fn doubt(&mut self, to: To) {
+        self.ready.retain(|need| !need.is_for(to));
     }
 
     pub fn nobody_waits(&self) -> bool {
@@ -182,8 +250,16 @@ impl Readiness {
 
     /// All who wait, as the connection is gone.
     pub fn give_up(&mut self) -> impl Iterator<Item = Job> {
+        self.next.clear();
+        self.asked = FuturesUnordered::new();
         std::mem::take(&mut self.waiting).into_values().flatten()
     }
+}
+
+async fn confirming(shared: &Shared, connection: &Connection) -> Result<Channel> {
+    let channel = shared.channel(connection).await?;
+    let select = channel.confirm_select(ConfirmSelectOptions::default()).await;
+    select.map(|()| channel).map_err(|refused| of("confirms", &refused))
 }
 
 fn unroutable(topic: &str) -> Error {

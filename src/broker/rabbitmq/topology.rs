@@ -28,11 +28,13 @@ use lapin::{Connection, ExchangeKind};
 
 use super::error::of;
 use super::wire::short;
+use super::Shared;
 use crate::broker::{Declared, Group, TopicSpec};
-use crate::config::{Declare, QueueType, RabbitmqConfig, Wire};
+use crate::config::{Declare, QueueType, Wire};
 use crate::error::{Kind, Result};
 use crate::limits::PRIORITY_MAX;
 use crate::message::TopicKind;
+use crate::sync::Mutex;
 
 pub(super) const EVENTS: &str = "hmq.events";
 const DUE: &str = "hmq.delay.due";
@@ -97,23 +99,33 @@ fn level_name(level: u32) -> String {
 /// Declares with scratch channels: the server closes a channel on which something is refused.
 pub(super) struct Topology<'a> {
     pub connection: &'a Connection,
-    pub config: &'a RabbitmqConfig,
+    shared: &'a Shared,
+    /// A channel to try on, used again as long as the server leaves it open.
+    scratch: Mutex<Option<lapin::Channel>>,
 }
 
-impl Topology<'_> {
+impl<'a> Topology<'a> {
+    pub fn new(connection: &'a Connection, shared: &'a Shared) -> Self {
+        Self { connection, shared, scratch: Mutex::default() }
+    }
     /// The queue of a task topic, ready for direct and for delayed tasks.
     pub async fn task_queue(&self, name: &str, spec: &TopicSpec) -> Result<Declared> {
+        let existed = self.passive(name).await?.is_some();
         if self.is_passive() && *spec != TopicSpec::default() {
             let text =
                 format!("`{name}` is used as it is, as `rabbitmq.declare` is passive: settings cannot be asked for");
             return Err(super::error::error(Kind::Unsupported, text));
         }
-        self.delayable(name, self.task_arguments(spec)).await
+        self.queue(name, self.task_arguments(spec), existed).await?;
+        if existed {
+            return Ok(Declared::Existed);
+        }
+        self.delayable(name).await.map(|()| Declared::Created)
     }
 
     fn task_arguments(&self, spec: &TopicSpec) -> FieldTable {
         let mut arguments = FieldTable::default();
-        match self.config.queue_type {
+        match self.shared.settings.rabbitmq.queue_type {
             QueueType::Quorum => {
                 arguments.insert("x-queue-type".into(), text("quorum"));
                 arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
@@ -127,50 +139,49 @@ impl Topology<'_> {
         arguments
     }
 
-    /// A queue that gets what has waited for it, if it is new: a delayed message may be on its way to
-    /// an earlier queue of this name.
-    async fn delayable(&self, name: &str, arguments: FieldTable) -> Result<Declared> {
-        let declared = self.queue(name, arguments).await?;
-        if declared == Declared::Created {
-            let bound = match self.exchange(DUE).await {
-                Ok(()) => self.due(name).await,
-                refused => refused,
-            };
-            match bound {
-                // Who may not delay can still use the queue.
-                Err(refused) if refused.kind() != Kind::Refused => return Err(refused),
-                Ok(()) | Err(_) => {}
-            }
+    /// Lets a queue get what has waited for it: a delayed message may be on its way to an earlier queue of
+    /// this name.
+    async fn delayable(&self, name: &str) -> Result<()> {
+        let bound = match self.exchange(DUE).await {
+            Ok(()) => self.due(name).await,
+            refused => refused,
+        };
+        match bound {
+            // Who may not delay can still use the queue.
+            Err(refused) if refused.kind() != Kind::Refused => Err(refused),
+            Ok(()) | Err(_) => Ok(()),
         }
-        Ok(declared)
     }
 
     /// As [`Topology::task_queue`] with no settings; one that is there with others takes tasks, too.
-    pub async fn usable_task_queue(&self, name: &str) -> Result<()> {
-        self.usable(name, self.task_arguments(&TopicSpec::default())).await
+    /// `is_known`: it was made or used here before, and not deleted since.
+    pub async fn usable_task_queue(&self, name: &str, is_known: bool) -> Result<()> {
+        self.usable(name, self.task_arguments(&TopicSpec::default()), is_known).await
     }
 
-    async fn queue(&self, name: &str, arguments: FieldTable) -> Result<Declared> {
-        let existed = self.passive(name).await?.is_some();
-        if self.is_passive() {
-            return if existed { Ok(Declared::Existed) } else { Err(not_made(&format!("queue `{name}`"))) };
-        }
-        let channel = self.scratch().await?;
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        match channel.queue_declare(short(name), options, arguments).await {
-            Ok(_) => {
-                close(&channel).await;
-                Ok(if existed { Declared::Existed } else { Declared::Created })
-            }
-            Err(refused) => {
-                let error = of(&format!("queue `{name}`"), &refused);
-                // One that may be used but not declared is used as it is.
-                if existed && error.kind() == Kind::Refused {
-                    return Ok(Declared::Existed);
+    /// Makes a queue, or finds it as it is asked for. Looks for it only where it may not be made: each
+    /// that is not found costs a channel. `existed`: it was found before.
+    async fn queue(&self, name: &str, arguments: FieldTable, existed: bool) -> Result<()> {
+        let refused = match self.is_passive() {
+            true => not_made(&format!("queue `{name}`")),
+            false => {
+                let channel = self.scratch().await?;
+                let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+                match channel.queue_declare(short(name), options, arguments).await {
+                    Ok(_) => {
+                        self.keep(channel);
+                        return Ok(());
+                    }
+                    Err(refused) => of(&format!("queue `{name}`"), &refused),
                 }
-                Err(error)
             }
+        };
+        // One that may be used but not declared is used as it is.
+        let may_be_used = matches!(refused.kind(), Kind::Refused | Kind::NotFound);
+        if may_be_used && (existed || self.passive(name).await?.is_some()) {
+            return Ok(());
         }
+        Err(refused)
     }
 
     /// Messages and consumers of a queue; `None` if there is no such queue.
@@ -179,7 +190,7 @@ impl Topology<'_> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         match channel.queue_declare(short(name), options, FieldTable::default()).await {
             Ok(found) => {
-                close(&channel).await;
+                self.keep(channel);
                 Ok(Some((found.message_count(), found.consumer_count())))
             }
             Err(refused) => {
@@ -190,11 +201,6 @@ impl Topology<'_> {
                 Err(error)
             }
         }
-    }
-
-    /// The exchange of all events.
-    pub async fn events(&self) -> Result<()> {
-        self.exchange(EVENTS).await
     }
 
     /// The queue of a group; answers its name.
@@ -208,7 +214,8 @@ impl Topology<'_> {
                 let mut arguments = FieldTable::default();
                 arguments.insert("x-queue-type".into(), text("quorum"));
                 arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
-                self.delayable(&name, arguments).await?;
+                self.queue(&name, arguments, false).await?;
+                self.delayable(&name).await?;
                 name
             }
             Group::Private => {
@@ -227,33 +234,31 @@ impl Topology<'_> {
         Ok(name)
     }
 
-    /// The exchange of a topic that is shared with the package `helixagent`.
-    pub async fn shared_exchange(&self, name: &str) -> Result<()> {
-        self.exchange(name).await
-    }
-
-    /// And its queue, with the arguments that the package declares it with.
+    /// Exchange and queue of a topic in the form `helixagent`, with the arguments that the package of that
+    /// name declares them with.
     pub async fn shared_queue(&self, name: &str) -> Result<()> {
-        self.shared_exchange(SHARED_DEAD).await?;
+        self.exchange(SHARED_DEAD).await?;
         let mut arguments = FieldTable::default();
         arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(86_400_000));
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(100_000));
-        self.usable(SHARED_DEAD, arguments).await?;
+        self.usable(SHARED_DEAD, arguments, true).await?;
         self.bind(SHARED_DEAD, SHARED_DEAD, "#").await?;
-        self.shared_exchange(name).await?;
+        self.exchange(name).await?;
         let mut arguments = FieldTable::default();
         arguments.insert("x-dead-letter-exchange".into(), text(SHARED_DEAD));
         arguments.insert("x-dead-letter-routing-key".into(), text("dlq"));
-        self.usable(name, arguments).await?;
+        self.usable(name, arguments, false).await?;
         self.bind(name, name, "#").await
     }
 
     /// A queue that is there with other arguments is used as it is.
-    async fn usable(&self, name: &str, arguments: FieldTable) -> Result<()> {
-        match self.delayable(name, arguments).await {
-            Err(refused) if refused.kind() != Kind::Conflict => Err(refused),
-            Ok(_) | Err(_) => Ok(()),
+    async fn usable(&self, name: &str, arguments: FieldTable, is_known: bool) -> Result<()> {
+        match self.queue(name, arguments, false).await {
+            Err(refused) if refused.kind() != Kind::Conflict => return Err(refused),
+            Ok(()) | Err(_) if is_known => return Ok(()),
+            Ok(()) | Err(_) => {}
         }
+        self.delayable(name).await
     }
 
     async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<()> {
@@ -264,12 +269,12 @@ impl Topology<'_> {
         let options = QueueBindOptions::default();
         let bound = channel.queue_bind(short(queue), short(exchange), short(key), options, FieldTable::default());
         bound.await.map_err(|refused| of(&format!("binding of `{queue}`"), &refused))?;
-        close(&channel).await;
+        self.keep(channel);
         Ok(())
     }
 
     fn is_passive(&self) -> bool {
-        self.config.declare == Declare::Passive
+        self.shared.settings.rabbitmq.declare == Declare::Passive
     }
 
     /// The levels of delay up to `highest`, and the way back to `queue`.
@@ -288,7 +293,7 @@ impl Topology<'_> {
             arguments.insert("x-dead-letter-exchange".into(), text(&below));
             arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
             arguments.insert("x-overflow".into(), text("reject-publish"));
-            self.queue(&name, arguments).await?;
+            self.queue(&name, arguments, false).await?;
             let before = "*.".repeat((LEVELS - 1 - level) as usize);
             self.bind(&name, &name, &format!("{before}1.#")).await?;
             let channel = self.scratch().await?;
@@ -300,7 +305,7 @@ impl Topology<'_> {
                 FieldTable::default(),
             );
             passes.await.map_err(|refused| of(&name, &refused))?;
-            close(&channel).await;
+            self.keep(channel);
         }
         self.due(queue).await
     }
@@ -314,7 +319,7 @@ impl Topology<'_> {
         let channel = self.scratch().await?;
         let purged = channel.queue_purge(short(name), QueuePurgeOptions::default()).await;
         let count = purged.map_err(|refused| of(&format!("queue `{name}`"), &refused))?;
-        close(&channel).await;
+        self.keep(channel);
         Ok(count.into())
     }
 
@@ -322,11 +327,11 @@ impl Topology<'_> {
         let channel = self.scratch().await?;
         let deleted = channel.queue_delete(short(name), QueueDeleteOptions::default()).await;
         deleted.map_err(|refused| of(&format!("queue `{name}`"), &refused))?;
-        close(&channel).await;
+        self.keep(channel);
         Ok(())
     }
 
-    async fn exchange(&self, name: &str) -> Result<()> {
+    pub async fn exchange(&self, name: &str) -> Result<()> {
         let channel = self.scratch().await?;
         let passive = self.is_passive();
         let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
@@ -335,12 +340,21 @@ impl Topology<'_> {
             missing if passive && missing.kind() == Kind::NotFound => not_made(&format!("exchange `{name}`")),
             failed => failed,
         })?;
-        close(&channel).await;
+        self.keep(channel);
         Ok(())
     }
 
     async fn scratch(&self) -> Result<lapin::Channel> {
-        self.connection.create_channel().await.map_err(|refused| of("a channel", &refused))
+        let kept = self.scratch.lock().take();
+        match kept.filter(|channel| channel.status().connected()) {
+            Some(channel) => Ok(channel),
+            None => self.shared.channel(self.connection).await,
+        }
+    }
+
+    /// It has served, and may serve again.
+    fn keep(&self, channel: lapin::Channel) {
+        *self.scratch.lock() = Some(channel);
     }
 }
 
@@ -388,15 +402,12 @@ fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-async fn close(channel: &lapin::Channel) {
-    // It has served; a refusal would only say that it is closed already.
-    let _ = channel.close(200, "OK".into()).await;
-}
-
 /// For texts of errors.
 impl std::fmt::Debug for Topology<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Topology").field("queue_type", &self.config.queue_type).finish_non_exhaustive()
+        f.debug_struct("Topology")
+            .field("queue_type", &self.shared.settings.rabbitmq.queue_type)
+            .finish_non_exhaustive()
     }
 }
 

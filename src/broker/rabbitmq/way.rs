@@ -22,10 +22,16 @@ use super::wire::Outgoing;
 /// Places kept for later, some 2 KiB each.
 const FREE_MAX: usize = 256;
 
+/// The channel that a message was published on: of which line, and which of those it has had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct On {
+    pub line: usize,
+    pub number: u32,
+}
+
 /// How the server answered a publish.
 pub(super) struct Answer {
-    /// Of the channel it was published on.
-    pub line: usize,
+    pub on: On,
     pub serial: Serial,
     pub result: lapin::Result<Confirmation>,
 }
@@ -92,7 +98,7 @@ fn place() -> Box<dyn Place> {
 
 /// A message that is written, and waits for its confirm.
 struct Flying {
-    line: usize,
+    on: On,
     serial: Serial,
     confirm: PublisherConfirm,
 }
@@ -101,8 +107,8 @@ impl Future for Flying {
     type Output = Answer;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
-        let (line, serial) = (self.line, self.serial);
-        Pin::new(&mut self.confirm).poll(context).map(|result| Answer { line, serial, result })
+        let (on, serial) = (self.on, self.serial);
+        Pin::new(&mut self.confirm).poll(context).map(|result| Answer { on, serial, result })
     }
 }
 
@@ -117,7 +123,7 @@ impl Wake for Flag {
 
 /// A message that is not written yet.
 struct Writing {
-    line: usize,
+    on: On,
     serial: Serial,
     place: Box<dyn Place>,
 }
@@ -141,15 +147,15 @@ impl Way {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.writing.is_empty() && self.flying.is_empty()
+    pub fn len(&self) -> usize {
+        self.writing.len() + self.flying.len()
     }
 
     /// Sends a message; whatever is sent next is written behind it.
-    pub fn send(&mut self, line: usize, serial: Serial, letter: Letter) {
+    pub fn send(&mut self, on: On, serial: Serial, letter: Letter) {
         let mut place = self.free.pop().unwrap_or_else(place);
         place.start(letter);
-        self.writing.push_back(Writing { line, serial, place });
+        self.writing.push_back(Writing { on, serial, place });
     }
 
     /// Takes every answer that is there into `answers`: one that was resolved before another that is
@@ -176,10 +182,10 @@ impl Way {
 
     fn take_written(&mut self, context: &mut Context<'_>, answers: &mut Vec<Answer>) {
         while let Some(first) = self.writing.front_mut() {
-            let (line, serial) = (first.line, first.serial);
+            let (on, serial) = (first.on, first.serial);
             match first.place.poll(context) {
-                Poll::Ready(Ok(confirm)) => self.flying.push(Flying { line, serial, confirm }),
-                Poll::Ready(Err(failed)) => answers.push(Answer { line, serial, result: Err(failed) }),
+                Poll::Ready(Ok(confirm)) => self.flying.push(Flying { on, serial, confirm }),
+                Poll::Ready(Err(failed)) => answers.push(Answer { on, serial, result: Err(failed) }),
                 Poll::Pending => return,
             }
             let place = self.writing.pop_front().map(|first| first.place);

@@ -26,6 +26,7 @@ use crate::broker::wire::cloudevents::{attributes, Attributes, Origin};
 use crate::broker::wire::{helixagent, ATTRIBUTE, CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
 use crate::config::Wire;
 use crate::error::{Kind, Result};
+use crate::limits::TYPE_BYTES_MAX;
 use crate::message::{HeaderBlock, Headers, MessageId, Record, TopicKind};
 
 const KEY: &str = "hmq-key";
@@ -58,6 +59,8 @@ const PROPERTIES_BYTES_MAX: usize = 2048;
 const DELIVERY_COUNT: &str = "x-delivery-count";
 /// Attributes of a CloudEvent are written with the first, and read with both.
 const ATTRIBUTES: [&str; 2] = ["cloudEvents:", "cloudEvents_"];
+/// Of a body in the form helixagent, beside the payload.
+const HELIXAGENT_BYTES: usize = 64 * 1024;
 /// Longest text of a property.
 const SHORT_MAX: usize = 255;
 
@@ -97,6 +100,8 @@ pub(super) struct Target<'a> {
     pub source: &'a str,
     /// The queue knows priorities.
     pub priority: bool,
+    /// It came in before.
+    pub again: bool,
 }
 
 /// What an id is made from where a record has none.
@@ -150,7 +155,7 @@ pub(super) fn outgoing(record: &Record<'_>, target: Target<'_>, made: Made, now_
     let body = match target.wire {
         Wire::Native | Wire::Plain => record.payload.to_vec(),
         Wire::CloudEvents => {
-            let origin = Origin { id, time_us, topic: target.topic, source: target.source };
+            let origin = Origin { id, time_us, topic: target.topic, source: target.source, again: target.again };
             for (name, value) in attributes(record, origin)? {
                 headers.insert(short(&format!("{}{name}", ATTRIBUTES[0])), AMQPValue::LongString((*value).into()));
             }
@@ -158,7 +163,8 @@ pub(super) fn outgoing(record: &Record<'_>, target: Target<'_>, made: Made, now_
         }
         Wire::Helixagent => {
             properties = properties.with_content_type("application/json".into());
-            helixagent::encode(record, target.kind, id, time_us, target.source)?
+            let publish = helixagent::Publish { id, time_us, now_us, source: target.source };
+            helixagent::encode(record, target.kind, publish)?
         }
     };
     let made = record.id.is_empty().then_some(made.seq);
@@ -257,8 +263,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Takes a delivery apart. `form`: which one a topic has.
-    pub fn of(delivery: Delivery, kind: TopicKind, form: impl FnOnce(&str) -> Wire) -> Self {
+    /// Takes a delivery apart. `form`: which one a topic has. `bytes_max`: of a payload.
+    pub fn of(delivery: Delivery, kind: TopicKind, bytes_max: usize, form: impl FnOnce(&str) -> Wire) -> Self {
         let properties = &delivery.properties;
         let empty = FieldTable::default();
         let table = properties.headers().as_ref().unwrap_or(&empty);
@@ -309,12 +315,34 @@ impl Incoming {
             unreadable: None,
         };
         if wire == Wire::Helixagent {
+            // Its payload is in it as base64 of base64.
+            if incoming.body.len() > bytes_max.saturating_mul(2).saturating_add(HELIXAGENT_BYTES) {
+                incoming.unreadable = Some(format!("its body is far larger than message_bytes_max {bytes_max}"));
+                return incoming;
+            }
             match helixagent::decode(&incoming.body, kind) {
                 Ok(decoded) => incoming.take(decoded),
                 Err(wrong) => incoming.unreadable = Some(wrong.message().to_owned()),
             }
         }
+        incoming.fit();
         incoming
+    }
+
+    /// Cuts what could not be held, and says so.
+    fn fit(&mut self) {
+        cut(&mut self.id, crate::limits::ID_BYTES_MAX);
+        let mut too_long = |what: &str, bytes: usize, max: usize| {
+            if bytes > max {
+                self.unreadable.get_or_insert(format!("{what} of {bytes} bytes; at most {max} are taken"));
+            }
+        };
+        too_long("a type", self.type_.len(), TYPE_BYTES_MAX);
+        too_long("a key", self.key.as_ref().map_or(0, Vec::len), usize::from(u16::MAX));
+        cut(&mut self.type_, TYPE_BYTES_MAX);
+        if let Some(key) = &mut self.key {
+            key.truncate(usize::from(u16::MAX));
+        }
     }
 
     /// Takes what the body says, which is what the other package goes by.
@@ -324,7 +352,14 @@ impl Incoming {
         self.body = decoded.payload;
         self.key = decoded.key.or(self.key.take());
         self.headers = HeaderBlock::default();
-        decoded.headers.iter().for_each(|(name, value)| self.headers.push(name, value.as_bytes()));
+        for (name, value) in &decoded.headers {
+            // No other program would be given it by this library, nor could a property of the server.
+            if name.len() > SHORT_MAX {
+                self.unreadable = Some(format!("a header's name of {} bytes", name.len()));
+                continue;
+            }
+            self.headers.push(name, value.as_bytes());
+        }
         self.timestamp_us = decoded.timestamp_us;
         self.priority = decoded.priority;
         self.attempts = self.attempts.saturating_add(decoded.attempts);
@@ -333,10 +368,9 @@ impl Incoming {
 
     /// The record of it.
     pub fn record(&self) -> Record<'_> {
-        let id = self.id.get(..crate::limits::ID_BYTES_MAX).unwrap_or(&self.id);
         Record {
             key: self.key.as_deref(),
-            id,
+            id: &self.id,
             type_: &self.type_,
             headers: self.headers.headers(),
             timestamp_us: self.timestamp_us,
@@ -347,13 +381,18 @@ impl Incoming {
     }
 }
 
+fn cut(text: &mut String, bytes_max: usize) {
+    text.truncate(boundary(text, bytes_max));
+}
+
+/// The end of the last whole character within so many bytes.
+fn boundary(text: &str, bytes_max: usize) -> usize {
+    (0..=text.len().min(bytes_max)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default()
+}
+
 /// A text for a property; one that is too long was refused before, or is cut for a name of ours.
 pub(super) fn short(text: &str) -> ShortString {
-    let mut end = text.len().min(SHORT_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    ShortString::try_new(&text[..end]).unwrap_or_default()
+    ShortString::try_new(&text[..boundary(text, SHORT_MAX)]).unwrap_or_default()
 }
 
 fn value_of(value: &[u8]) -> AMQPValue {

@@ -122,16 +122,29 @@ struct EventDocument<'a> {
     key: String,
 }
 
-/// The body of a record. `source`: of an event that names none.
+/// What is known of a record only where it is published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Publish<'a> {
+    pub id: &'a str,
+    /// Time of the record.
+    pub time_us: i64,
+    /// From which its time to live and its delay count.
+    pub now_us: i64,
+    /// Of an event that names none.
+    pub source: &'a str,
+}
+
+/// The body of a record.
 ///
 /// # Errors
 /// `Header` for one that is no text, which JSON cannot carry.
-pub(crate) fn encode(record: &Record<'_>, kind: TopicKind, id: &str, time_us: i64, source: &str) -> Result<Vec<u8>> {
+pub(crate) fn encode(record: &Record<'_>, kind: TopicKind, publish: Publish<'_>) -> Result<Vec<u8>> {
+    let Publish { id, time_us, now_us, source } = publish;
     let (fields, headers) = sorted(record)?;
     let [trace_id, correlation_id, reply_to, content_type, own_source, subject, schema] = fields;
     let after = |ms: i64| match ms {
         0 => ZERO_TIME.to_owned(),
-        ms => format_rfc3339(time_us.saturating_add(ms.saturating_mul(1000))),
+        ms => format_rfc3339(now_us.saturating_add(ms.saturating_mul(1000))),
     };
     let (timestamp, payload) = (format_rfc3339(time_us), BASE64_STANDARD.encode(record.payload));
     let task = || TaskDocument {
@@ -257,7 +270,7 @@ pub(crate) fn decode(body: &[u8], kind: TopicKind) -> Result<Decoded> {
         type_: text(&message, "type"),
         timestamp_us: time(&message, "timestamp").unwrap_or_default(),
         priority: number(&message, "priority").map_or(PRIORITY_DEFAULT, priority),
-        attempts: number(&message, "retry_count").map_or(0, |count| u16::try_from(count).unwrap_or(u16::MAX)),
+        attempts: number(&message, "retry_count").map_or(0, |count| u16::try_from(count.max(0)).unwrap_or(u16::MAX)),
         expires_us: time(&message, "expiration"),
         ..Decoded::default()
     };
@@ -369,7 +382,9 @@ mod tests {
             ttl_ms: 1000,
             ..Record::new(b"hi")
         };
-        let body = encode(&record, TopicKind::Task, "a", 1_767_323_045_120_000, "hub").unwrap();
+        let time_us = 1_767_323_045_120_000;
+        let publish = Publish { id: "a", time_us, now_us: time_us, source: "hub" };
+        let body = encode(&record, TopicKind::Task, publish).unwrap();
         let message: Value = serde_json::from_slice(&body).unwrap();
         let task = BASE64_STANDARD.decode(message["payload"].as_str().unwrap()).unwrap();
         assert_eq!(
@@ -398,7 +413,8 @@ mod tests {
         let headers = block();
         for (kind, key) in [(TopicKind::Task, None), (TopicKind::Event, Some(&b"\xffk"[..]))] {
             let record = Record { key, type_: "t", headers: headers.headers(), attempts: 2, ..Record::new(b"\x00{}") };
-            let body = encode(&record, kind, "id", 1_500_000, "hub").unwrap();
+            let publish = Publish { id: "id", time_us: 1_500_000, now_us: 2_000_000, source: "hub" };
+            let body = encode(&record, kind, publish).unwrap();
             let decoded = decode(&body, kind).unwrap();
             assert_eq!((decoded.id.as_str(), decoded.type_.as_str()), ("id", "t"));
             assert_eq!((&decoded.payload[..], decoded.key.as_deref()), (record.payload, key));
@@ -415,7 +431,10 @@ mod tests {
     fn what_is_more_loosely_made_is_read_too() {
         let plain = decode(br#"{"ID":"x","payload":"aGk=","extra":1,"headers":null}"#, TopicKind::Task).unwrap();
         assert_eq!((plain.id.as_str(), &plain.payload[..], plain.priority), ("x", &b"hi"[..], 5));
-        assert_eq!(decode(br#"{"payload":null}"#, TopicKind::Event).unwrap().payload, b"");
+        assert_eq!(
+            decode(br#"{"payload":null,"retry_count":-1}"#, TopicKind::Event).unwrap(),
+            Decoded { priority: 5, ..Decoded::default() }
+        );
         for wrong in ["", "[]", "{", r#"{"payload":{}}"#, r#"{"payload":"?"}"#] {
             assert_eq!(decode(wrong.as_bytes(), TopicKind::Task).unwrap_err().kind(), Kind::Refused, "{wrong}");
         }
@@ -426,6 +445,7 @@ mod tests {
         let mut headers = HeaderBlock::default();
         headers.push("h", b"\xff");
         let record = Record { headers: headers.headers(), ..Record::new(b"x") };
-        assert_eq!(encode(&record, TopicKind::Task, "a", 0, "hub").unwrap_err().kind(), Kind::Header);
+        let publish = Publish { id: "a", time_us: 0, now_us: 0, source: "hub" };
+        assert_eq!(encode(&record, TopicKind::Task, publish).unwrap_err().kind(), Kind::Header);
     }
 }

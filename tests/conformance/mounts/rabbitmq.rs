@@ -42,6 +42,7 @@ impl Harness for Server {
             name: "conformance".into(),
             confirm_timeout: Duration::from_secs(10),
             message_bytes_max: 1 << 20,
+            publish_window: 5_000,
             routes: Vec::new(),
         };
         self.clock.start().expect("a clock starts");
