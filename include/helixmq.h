@@ -1258,8 +1258,8 @@ hmq_status hmq_pub_send(struct hmq_pub *publisher,
                         struct hmq_error **err);
 
 /**
- * Publishes messages in order and waits for their outcomes. It stops at the first that is known
- * not to be taken; those after it were not tried (HMQ_E_CANCELLED in `each`). A server has many of
+ * Publishes messages in order and waits for their outcomes. It stops when one is known not to be
+ * taken, or its outcome is unknown; those after it were not tried (HMQ_E_CANCELLED in `each`). A server has many of
  * them on their way at once: some behind one that failed may be taken, and `each` says which.
  *
  * - `publisher`: in, borrow.

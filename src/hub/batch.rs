@@ -121,7 +121,7 @@ fn no_room() -> Error {
 
 /// A batch on its way. An embedded broker takes its records one after another, up to the first that
 /// it does not take. A server has many on their way at once: the hand-over stops when one is not
-/// taken, or is known to have failed; of those that follow it some may be taken.
+/// taken, or is known to have failed or to be unknown; of those that follow it some may be taken.
 pub struct Sending<'a> {
     own: &'a Prepared,
     deadline: Deadline,

@@ -177,8 +177,12 @@ fn f20_a_poison_message_has_its_attempts_and_no_more_and_the_innocent_pass() {
     assert_eq!((attempts, resets), (vec![1, 2, 3, 4], 1));
     passed.sort_by_key(|payload| payload.parse::<u32>().unwrap());
     assert_eq!(passed, innocent);
-    until("the dead letter", || dead_letters(&hub, &topic)["count"] == 1);
-    let dead = &dead_letters(&hub, &topic)["dead_letters"][0];
+    let mut list = json!({});
+    until("the dead letter", || {
+        list = dead_letters(&hub, &topic);
+        list["count"] == 1
+    });
+    let dead = &list["dead_letters"][0];
     assert_eq!((&dead["attempts"], &dead["reason"]), (&json!(4), &json!("poison")));
     assert!(next_within(&inbox, Duration::from_millis(500)).is_none());
     hub.close(WAIT).unwrap();
