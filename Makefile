@@ -1,5 +1,6 @@
 # The front door. Everything a person or CI does has a word here.
 #
+#   make lib             build the library with all its backends into target/fast
 #   make run             build the library and run the first example on the embedded broker
 #   make test            everything, installing what it needs first where it may
 #   make test-embedded   what needs only Rust and a C compiler; installs nothing

@@ -272,6 +272,9 @@ pub struct Delivery {
     pub tag: u64,
     /// 1 for the first handing-over, attempts of earlier copies included.
     pub attempt: u32,
+    /// So many of the attempts before may never have reached a handler: a server counts what was lost with
+    /// its connection, handled or not.
+    pub unsure: u32,
     /// Handed over before.
     pub redelivered: bool,
     /// A copy shown while the backend is away.

@@ -71,7 +71,9 @@ pub(super) fn unsupported(config: &Config) -> Option<Error> {
         Some(Error::new(Kind::Unsupported, format!("config: `{path}`: this build has no {what} yet")).at(path, 0, 0))
     };
     if config.rabbitmq.is_some() && !cfg!(feature = "rabbitmq") {
-        return missing("rabbitmq", "RabbitMQ backend");
+        let text =
+            "config: `rabbitmq`: this library was built without the feature `rabbitmq` (`make lib` builds it in)";
+        return Some(Error::new(Kind::Unsupported, text).at("rabbitmq", 0, 0));
     }
     if config.kafka.is_some() {
         return missing("kafka", "Kafka backend");

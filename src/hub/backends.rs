@@ -168,7 +168,8 @@ impl Backend {
     fn down_error(&self) -> Error {
         let detail = self.detail.lock();
         let state = if detail.forced { "forced down" } else { detail.real.name() };
-        let error = Error::new(Kind::BackendDown, format!("the backend {} is {state}", self.kind.name()))
+        let cause = detail.last_error.as_ref().map(|cause| format!(": {}", cause.message())).unwrap_or_default();
+        let error = Error::new(Kind::BackendDown, format!("the backend {} is {state}{cause}", self.kind.name()))
             .with_backend(self.kind.name())
             .with_fate(crate::error::Fate::NotSent);
         match &detail.last_error {

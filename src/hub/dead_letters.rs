@@ -30,7 +30,7 @@ impl Hub {
         let mut failed = Vec::new();
         let mut more = false;
         let pattern = Pattern::parse(query.topic.as_deref().unwrap_or("#"))?;
-        for (topic, waiting) in hub.dead_letter_topics(timeout)? {
+        for (topic, waiting) in hub.dead_letter_topics(pattern.is_exact().then_some(&pattern), timeout)? {
             if more {
                 break;
             }
@@ -69,13 +69,22 @@ impl Hub {
 impl Shared {
     /// Every topic that holds dead letters, by the suffix or as a subscription named it, and how many
     /// there are to wait for: a server's messages come some time after they are asked for.
-    fn dead_letter_topics(&self, timeout: Timeout) -> Result<Vec<(String, u64)>> {
-        let mut names = Vec::new();
+    /// `asked`: those of one topic, which a server may hold without having told of it.
+    fn dead_letter_topics(&self, asked: Option<&Pattern>, timeout: Timeout) -> Result<Vec<(String, u64)>> {
+        let mut names: Vec<(String, u64)> = Vec::new();
+        let own = asked.map(|asked| match asked.as_str().ends_with(DEAD_LETTER_SUFFIX) {
+            true => asked.as_str().to_owned(),
+            false => format!("{asked}{DEAD_LETTER_SUFFIX}"),
+        });
         for backend in self.backends() {
             let Some(admin) = backend.broker.admin() else { continue };
             let until = super::backends::deadline(&self.context.clock, timeout);
-            let all = crate::runtime::wait(admin.describe("#", until), timeout)?;
+            let mut all = crate::runtime::wait(admin.describe("#", until), timeout)?;
             let is_server = backend.driver().is_some();
+            let unseen = own.as_ref().filter(|own| is_server && !all.iter().any(|topic| topic.name == **own));
+            if let Some(own) = unseen {
+                all.extend(crate::runtime::wait(admin.describe(own, until), timeout)?);
+            }
             let tasks = all.into_iter().filter(|topic| topic.kind == TopicKind::Task.name());
             names.extend(tasks.map(|topic| (topic.name, if is_server { topic.messages } else { 0 })));
         }

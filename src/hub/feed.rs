@@ -402,7 +402,7 @@ impl Feed {
                 continue;
             }
             let token = match &mut ledger {
-                Some(_) if self.owner.attempts.exhausted(delivery.attempt, &delivery.message) => {
+                Some(_) if self.owner.attempts.exhausted(delivery.attempt, delivery.unsure, &delivery.message) => {
                     let open = Open { tag: delivery.tag, attempt: delivery.attempt - 1 };
                     deferred.0.push(Later::Bury(Arc::clone(&self.owner), open));
                     continue;

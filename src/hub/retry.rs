@@ -62,6 +62,10 @@ pub enum DeadLetterTopic {
     Named(String),
 }
 
+/// So many attempts that perhaps were none do not bury a message that no handler has failed; more may mean
+/// that it ends each process that has it.
+const UNSURE_SPARED: u32 = 16;
+
 impl Attempts {
     /// The treatment of a subscription's deliveries.
     pub(super) fn new(
@@ -75,8 +79,9 @@ impl Attempts {
     }
 
     /// Whether a delivery is beyond its last attempt. A dead letter never is.
-    pub fn exhausted(&self, attempt: u32, message: &Message) -> bool {
-        attempt > self.policy.attempts && !self.hub.upgrade().is_some_and(|hub| is_dead_letter(&hub, message))
+    pub fn exhausted(&self, attempt: u32, unsure: u32, message: &Message) -> bool {
+        attempt - unsure.min(UNSURE_SPARED) > self.policy.attempts
+            && !self.hub.upgrade().is_some_and(|hub| is_dead_letter(&hub, message))
     }
 
     /// Counts a settlement.

@@ -3,9 +3,7 @@
 use helixmq::config::options::DeadLetterQuery;
 use helixmq::error::Kind;
 use helixmq::message::HeaderBlock;
-use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
-};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 
@@ -20,8 +18,12 @@ struct Other {
 
 impl Other {
     fn program() -> Self {
+        Self::at("%2f")
+    }
+
+    fn at(vhost: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", port());
+        let uri = format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", port());
         let (connection, channel) = runtime.block_on(async {
             let connection = Connection::connect(&uri, ConnectionProperties::default()).await.unwrap();
             let channel = connection.create_channel().await.unwrap();
@@ -241,7 +243,11 @@ fn events_in_the_form_helixagent_reach_each_group() {
 #[test]
 fn a_passive_hub_makes_nothing_and_uses_what_is_there() {
     let _alone = alone();
-    let (hub, other, topic) = (hub(json!({"rabbitmq": {"declare": "passive"}})), Other::program(), topic());
+    // Where no other hub has made anything.
+    server(&["ctl", "add_vhost", "passive"]);
+    server(&["ctl", "set_permissions", "-p", "passive", "guest", ".*", ".*", ".*"]);
+    let hub = hub(json!({"rabbitmq": {"declare": "passive", "vhost": "passive"}}));
+    let (other, topic) = (Other::at("passive"), topic());
     let missing = publish(&hub, &topic, "x").unwrap_err();
     assert_eq!(missing.kind(), Kind::NotFound, "{missing}");
     let inbox = inbox(&hub);
@@ -251,12 +257,11 @@ fn a_passive_hub_makes_nothing_and_uses_what_is_there() {
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(7));
     other.declare(&topic, arguments);
-    publish(&hub, &topic, "x").unwrap();
+    until("the refusal to be forgotten", || publish(&hub, &topic, "x").is_ok());
     let _sub = hub.subscribe_inbox(options(), &inbox, 0, WAIT).unwrap();
     ack(&next(&inbox));
-    let delete = other.channel.queue_delete(topic.as_str().into(), QueueDeleteOptions::default());
-    other.runtime.block_on(delete).unwrap();
     hub.close(WAIT).unwrap();
+    server(&["ctl", "delete_vhost", "passive"]);
 }
 
 fn helixagent(id: &str, type_: &str) -> Vec<u8> {

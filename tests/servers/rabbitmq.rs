@@ -445,3 +445,47 @@ fn a_queue_that_does_not_answer_holds_up_nobody_else() {
     assert_eq!(told, [0, 1, 2]);
     hub.close(WAIT).unwrap();
 }
+
+/// A quorum queue counts what it gets back from a subscription that is closed. A task that no handler has
+/// failed is handed over all the same.
+#[test]
+fn closing_subscriptions_buries_no_task() {
+    let _alone = alone();
+    let hub = hub(json!({"retry": {"attempts": 2}}));
+    let (topic, inbox) = (topic(), inbox(&hub));
+    publish(&hub, &topic, "patient").unwrap();
+    for attempt in 1..=5 {
+        let sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+        let incoming = next(&inbox);
+        assert_eq!((text(&incoming).as_str(), incoming.attempt), ("patient", attempt));
+        if attempt == 5 {
+            ack(&incoming);
+        }
+        sub.close(WAIT).unwrap();
+        while !matches!(inbox.poll(1, WAIT, &mut Vec::new()), Polled::Data) {}
+    }
+    let query = DeadLetterQuery::from_json(&json!({"topic": topic}).to_string()).unwrap();
+    assert_eq!(hub.dead_letters(&query, WAIT).unwrap()["count"], 0);
+    hub.close(WAIT).unwrap();
+}
+
+/// Another process looks for the dead letters of a topic that it has not used.
+#[test]
+fn dead_letters_are_found_by_a_hub_that_has_not_seen_them() {
+    let _alone = alone();
+    let (first, topic) = (hub(json!({})), topic());
+    let inbox = inbox(&first);
+    let _sub = subscribe(&first, json!({"topic": topic}), &inbox);
+    publish(&first, &topic, "bad").unwrap();
+    settle(next(&inbox).token, Decision::Reject { reason: "no" }).unwrap();
+    first.close(WAIT).unwrap();
+    let second = hub(json!({}));
+    for name in [topic.clone(), format!("{topic}.dlq")] {
+        let query = DeadLetterQuery::from_json(&json!({"topic": name}).to_string()).unwrap();
+        until("the dead letter", || second.dead_letters(&query, WAIT).unwrap()["count"] == 1);
+    }
+    let event = Record { delay_ms: 1000, ..Record::new(b"x") };
+    let refused = second.publish("user.x", Some(TopicKind::Event), &event, None, WAIT).unwrap_err();
+    assert_eq!((refused.kind(), refused.fate()), (Kind::Unsupported, Some(Fate::NotSent)));
+    second.close(WAIT).unwrap();
+}

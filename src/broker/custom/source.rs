@@ -75,6 +75,7 @@ impl Subscriber {
             message,
             tag,
             attempt,
+            unsure: 0,
             redelivered: attempt > 1,
             provisional: false,
             partition: 0,

@@ -251,6 +251,7 @@ fn delivery(message: Message, handed: Handed, tag: u64) -> Delivery {
         attempt: 1 + u32::from(message.attempts()) + handed.tries,
         message,
         tag,
+        unsure: 0,
         redelivered: handed.before,
         provisional: false,
         partition: handed.partition,

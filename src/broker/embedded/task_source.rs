@@ -126,6 +126,7 @@ impl TaskSource {
                     attempt: 1 + u32::from(message.attempts()) + tries,
                     message,
                     tag: leases.insert(lease),
+                    unsure: 0,
                     redelivered: handed,
                     provisional: false,
                     partition: 0,

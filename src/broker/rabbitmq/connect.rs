@@ -18,7 +18,7 @@ use crate::error::{Error, Kind};
 /// Largest frame, the server's own default; the client keeps 64 of them as buffers.
 const FRAME_BYTES_MAX: u32 = 131_072;
 /// Channels of one connection: one for each subscription, and a few.
-pub(super) const CHANNELS_MAX: u16 = 2047;
+const CHANNELS_MAX: u16 = 2047;
 
 /// A server of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -31,7 +31,7 @@ use super::error::{error, of};
 use super::publish::{Done, Job};
 use super::wire::{self, short, Incoming, Made, Outgoing, Target};
 use super::{Shared, CLOSE_MAX};
-use crate::broker::{Delivery, Flow, Sink, Source, Start, SubscribeSpec, Verdict};
+use crate::broker::{Sink, SubscribeSpec};
 use crate::clock::{Clock, Moment};
 use crate::config::Wire;
 use crate::error::{Error, Kind, Result};
@@ -40,15 +40,18 @@ use crate::pattern::DEAD_LETTER_SUFFIX;
 use crate::runtime::Pending;
 use crate::sync::Mutex;
 
+/// A dead letter keeps headers of at most so many bytes.
+const BURIED_HEADERS_MAX: usize = 64 * 1024;
 /// Deliveries taken from the client library before acknowledgements are looked at.
 const AT_ONCE: usize = 256;
-/// Delays below this are held here; the server's are whole seconds.
-const HELD_HERE: Duration = Duration::from_secs(1);
 /// Longest wait for a channel, and for its consumer: a quorum queue without a leader does not answer.
 /// A new queue takes eight round trips, which on a slow line are some 600 ms each.
 const OPEN_MAX: Duration = Duration::from_secs(10);
 /// Wait before a channel is opened again, or a message that could not be moved is looked at again.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// ... and later the more often that has failed: each time may cost a channel of the connection.
+const AGAIN_MAX: Duration = Duration::from_secs(8);
 
 /// What the client library brings.
 type Came = lapin::Result<lapin::message::Delivery>;
@@ -56,44 +59,48 @@ type Came = lapin::Result<lapin::message::Delivery>;
 /// A subscription, as long as the program has it.
 pub(super) struct Subscriber {
     pub spec: SubscribeSpec,
-    sink: Arc<dyn Sink>,
-    shared: Weak<Shared>,
-    clock: Clock,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) shared: Weak<Shared>,
+    pub(super) clock: Clock,
     own: Weak<Subscriber>,
     /// There is something to tell the server, or the subscription is closed.
-    changed: Notify,
-    state: Mutex<State>,
+    pub(super) changed: Notify,
+    pub(super) state: Mutex<State>,
 }
 
 /// Guarded together: a delivery is in exactly one of these places.
 #[derive(Default)]
-struct State {
-    waiting: VecDeque<Held>,
-    out: HashMap<u64, Held>,
+pub(super) struct State {
+    pub(super) waiting: VecDeque<Held>,
+    pub(super) out: HashMap<u64, Held>,
     later: BTreeMap<(Moment, u64), Held>,
     moving: HashMap<u64, Held>,
-    acks: Acks,
+    pub(super) acks: Acks,
     /// Names given so far, for deliveries and for the order of `later`.
-    names: u64,
+    pub(super) names: u64,
     /// The queue that is consumed.
     queue: String,
-    idle: bool,
+    pub(super) idle: bool,
+    /// Of a dead letter that cannot be written.
+    warned: bool,
     runs: bool,
-    closed: bool,
+    pub(super) closed: bool,
     /// Its queue was deleted here, or its connection was lost: the channel is opened again.
     reopens: bool,
-    lost: Option<Error>,
+    pub(super) lost: Option<Error>,
 }
 
 /// A delivery that the server counts as out.
-struct Held {
-    server_tag: ServerTag,
+pub(super) struct Held {
+    pub(super) server_tag: ServerTag,
     /// Why no handler can have it.
     unfit: Option<Arc<str>>,
-    message: Message,
+    pub(super) message: Message,
     /// Attempts before this one.
-    attempts: u32,
-    redelivered: bool,
+    pub(super) attempts: u32,
+    /// Those of them that the server counted.
+    pub(super) counted: u32,
+    pub(super) redelivered: bool,
 }
 
 impl Subscriber {
@@ -172,7 +179,7 @@ impl Subscriber {
             TopicKind::Task => {
                 match wire {
                     Wire::Helixagent => topology.shared_queue(pattern).await?,
-                    _ => topology.usable_task_queue(pattern, false).await?,
+                    _ => topology.usable_task_queue(pattern).await?,
                 }
                 shared.know(pattern);
                 pattern.clone()
@@ -232,6 +239,7 @@ impl Subscriber {
     /// to be revived by [`Shared::restore`].
     pub fn revive(self: Arc<Self>) -> Pending<()> {
         Box::pin(async move {
+            let mut pause = AGAIN;
             while self.wants_channel() {
                 let Some(connection) = self.shared.upgrade().and_then(|shared| shared.consuming().ok()) else { break };
                 match self.start(&connection).await {
@@ -243,7 +251,8 @@ impl Subscriber {
                     }
                     Err(failed) => {
                         tracing::debug!("the subscription to {} is opened again: {failed}", self.spec.pattern);
-                        tokio::time::sleep(AGAIN).await;
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(AGAIN_MAX);
                     }
                 }
             }
@@ -313,6 +322,7 @@ impl Subscriber {
             server_tag,
             unfit: incoming.unreadable.or(too_large).filter(|_| !is_dead).map(Arc::from),
             attempts: u32::from(incoming.attempts),
+            counted: u32::from(incoming.counted),
             redelivered: incoming.redelivered || incoming.attempts > 0,
             message,
         };
@@ -331,7 +341,10 @@ impl Subscriber {
     /// A message that no handler can have becomes a dead letter, once.
     fn bury(&self, shared: &Shared, state: &mut State, held: Held, reason: &str) {
         let mut headers = HeaderBlock::default();
-        headers.extend(held.message.headers(), &[]);
+        // With ours they must fit into a frame, or it could never be written.
+        if held.message.headers().bytes().len() < BURIED_HEADERS_MAX {
+            headers.extend(held.message.headers(), &[]);
+        }
         headers.push("hmq-origin-topic", held.message.topic().as_bytes());
         headers.push("hmq-origin-kind", self.spec.kind.name().as_bytes());
         headers.push("hmq-dead-reason", reason.as_bytes());
@@ -372,6 +385,12 @@ impl Subscriber {
         if confirmed {
             state.acks.ack(held.server_tag);
         } else {
+            if let Some(reason) = held.unfit.as_ref().filter(|_| !std::mem::replace(&mut state.warned, true)) {
+                let pattern = &self.spec.pattern;
+                tracing::warn!(
+                    "a message of {pattern} cannot be handled ({reason}), and its dead letter not be written"
+                );
+            }
             state.put_later(held, self.clock.now().plus(AGAIN));
         }
         drop(state);
@@ -464,109 +483,16 @@ struct Move<'a> {
 }
 
 impl State {
-    fn put_later(&mut self, held: Held, due: Moment) {
+    pub(super) fn put_later(&mut self, held: Held, due: Moment) {
         self.names += 1;
         self.later.insert((due, self.names), held);
-    }
-}
-
-/// The program's end of a subscription.
-pub(super) struct RabbitSource(pub Arc<Subscriber>);
-
-impl Source for RabbitSource {
-    fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow {
-        let mut state = self.0.state.lock();
-        let state = &mut *state;
-        if state.lost.is_some() {
-            return Flow::Lost;
-        }
-        if state.closed {
-            return Flow::Idle;
-        }
-        let count = max.min(state.waiting.len());
-        for held in state.waiting.drain(..count) {
-            state.names += 1;
-            out.push(Delivery {
-                message: held.message.clone(),
-                tag: state.names,
-                attempt: held.attempts + 1,
-                redelivered: held.redelivered,
-                provisional: false,
-                partition: 0,
-                offset: -1,
-            });
-            state.out.insert(state.names, held);
-        }
-        state.idle = max > 0 && state.waiting.is_empty();
-        if state.waiting.is_empty() || max == 0 {
-            Flow::Idle
-        } else {
-            Flow::More
-        }
-    }
-
-    fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64> {
-        let own = &self.0;
-        let Some(shared) = own.shared.upgrade() else {
-            return verdicts.iter().map(|(tag, _)| *tag).collect();
-        };
-        let mut ended = Vec::new();
-        let rings = {
-            let mut state = own.state.lock();
-            let state = &mut *state;
-            let mut came = false;
-            for &(tag, verdict) in verdicts {
-                let Some(mut held) = state.out.remove(&tag) else {
-                    ended.push(tag);
-                    continue;
-                };
-                match verdict {
-                    Verdict::Ack => state.acks.ack(held.server_tag),
-                    Verdict::Return => state.acks.requeue(held.server_tag),
-                    Verdict::Retry(delay) => {
-                        held.attempts += 1;
-                        held.redelivered = true;
-                        if delay >= HELD_HERE {
-                            own.delay(&shared, state, held, delay);
-                        } else if delay.is_zero() {
-                            state.waiting.push_back(held);
-                            came = true;
-                        } else {
-                            state.put_later(held, own.clock.now().plus(delay));
-                        }
-                    }
-                }
-            }
-            came && std::mem::take(&mut state.idle)
-        };
-        own.changed.notify_one();
-        if rings {
-            own.sink.ready();
-        }
-        ended
-    }
-
-    fn held(&self, tag: u64) -> Option<Message> {
-        self.0.state.lock().out.get(&tag).map(|held| held.message.clone())
-    }
-
-    fn extend(&self, _tag: u64, _lease: Duration) -> Result<()> {
-        Err(error(Kind::Unsupported, "rabbitmq has no leases to extend: its server's consumer timeout is for all"))
-    }
-
-    fn seek(&self, _to: Start) -> Result<()> {
-        Err(error(Kind::Unsupported, "rabbitmq keeps no log of events: there is nothing to seek"))
-    }
-
-    fn close(&self) {
-        self.0.close();
     }
 }
 
 impl Subscriber {
     /// Publishes a copy that comes back after `delay`; the delivery is acknowledged when that is
     /// confirmed, so it survives this process.
-    fn delay(&self, shared: &Shared, state: &mut State, held: Held, delay: Duration) {
+    pub(super) fn delay(&self, shared: &Shared, state: &mut State, held: Held, delay: Duration) {
         let id = held.message.id();
         let record = Record {
             attempts: u16::try_from(held.attempts).unwrap_or(u16::MAX),
@@ -581,17 +507,5 @@ impl Subscriber {
         let wire = if self.spec.kind == TopicKind::Task { wire } else { Wire::Native };
         let queue = state.queue.clone();
         self.post(shared, state, held, Move { queue: &queue, wire, outgoing, delay_s });
-    }
-}
-
-impl Drop for RabbitSource {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-impl std::fmt::Debug for RabbitSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RabbitSource").field("pattern", &self.0.spec.pattern).finish_non_exhaustive()
     }
 }

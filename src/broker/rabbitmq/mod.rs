@@ -28,9 +28,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use self::connect::{watch, Word};
-use self::consume::{RabbitSource, Subscriber};
+use self::consume::Subscriber;
 use self::error::{away, error as failure, BACKEND};
 use self::publish::{Job, Publisher, RabbitDestination};
+use self::source::RabbitSource;
 use self::topology::{Topology, DELAY_S_MAX};
 use self::wire::Target;
 use super::wire::Forms;
@@ -54,6 +55,7 @@ mod consume;
 mod error;
 mod publish;
 mod ready;
+mod source;
 mod tls;
 mod topology;
 mod way;
@@ -96,6 +98,8 @@ struct Shared {
     /// Queues that were declared or used here: the protocol cannot list them.
     known: Mutex<BTreeSet<String>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// The user has the rights that delays need, as far as is known.
+    may_delay: AtomicBool,
     /// Counts deleted queues: those who declare each once start again.
     deleted: AtomicU64,
     closed: AtomicBool,
@@ -136,6 +140,7 @@ impl RabbitMq {
             subscribers: Mutex::default(),
             known: Mutex::default(),
             tasks: Mutex::default(),
+            may_delay: AtomicBool::new(true),
             deleted: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
@@ -182,9 +187,14 @@ impl Shared {
             return Ok(channel);
         }
         let used_up = failure(Kind::BackendDown, "the connection has used up its channels");
-        let subscriptions = self.live_subscribers().len();
-        let epoch = self.link.lock().as_ref().map(|link| link.epoch);
-        if let Some(epoch) = epoch.filter(|_| subscriptions < usize::from(connect::CHANNELS_MAX / 2)) {
+        // So many subscriptions would use up the next connection, too.
+        let many = self.live_subscribers().len() >= usize::from(connection.configuration().channel_max() / 2);
+        let epoch = self.link.lock().as_ref().and_then(|link| {
+            let publishes = std::ptr::eq(&*link.publishing, connection);
+            let consumes = std::ptr::eq(&*link.consuming, connection) && !many;
+            (publishes || consumes).then_some(link.epoch)
+        });
+        if let Some(epoch) = epoch {
             self.hear(epoch, Word::Lost(used_up.clone()));
         }
         Err(used_up)
@@ -205,10 +215,6 @@ impl Shared {
         if !known.contains(queue) && known.len() < crate::limits::TOPICS_MAX {
             known.insert(queue.to_owned());
         }
-    }
-
-    fn knows(&self, queue: &str) -> bool {
-        self.known.lock().contains(queue)
     }
 
     fn forget(&self, queue: &str) {
@@ -359,26 +365,32 @@ impl Shared {
     }
 
     async fn described(self: Arc<Self>, pattern: Pattern) -> Result<Vec<Description>> {
-        let names: Vec<String> = self.known.lock().iter().filter(|name| pattern.matches(name)).cloned().collect();
+        let mut names: Vec<String> = self.known.lock().iter().filter(|name| pattern.matches(name)).cloned().collect();
+        if names.is_empty() && pattern.is_exact() {
+            // Not used here, but there perhaps.
+            names.push(pattern.as_str().to_owned());
+        }
         let connection = self.publishing()?;
         let topology = self.topology(&connection);
         let mut out = Vec::new();
         for name in names {
-            if let Some((messages, consumers)) = topology.passive(&name).await? {
-                out.push(Description {
-                    name,
-                    kind: TopicKind::Task.name(),
-                    messages: messages.into(),
-                    unsettled: 0,
-                    delayed: 0,
-                    bytes: 0,
-                    consumers: consumers.into(),
-                    expired: 0,
-                    dropped: 0,
-                    partitions: Vec::new(),
-                    lag: BTreeMap::new(),
-                });
-            }
+            let Some((messages, consumers)) = topology.passive(&name).await? else {
+                self.forget(&name);
+                continue;
+            };
+            out.push(Description {
+                name,
+                kind: TopicKind::Task.name(),
+                messages: messages.into(),
+                unsettled: 0,
+                delayed: 0,
+                bytes: 0,
+                consumers: consumers.into(),
+                expired: 0,
+                dropped: 0,
+                partitions: Vec::new(),
+                lag: BTreeMap::new(),
+            });
         }
         Ok(out)
     }
@@ -454,25 +466,21 @@ impl Broker for RabbitMq {
             let connection = shared.publishing()?;
             let topology = shared.topology(&connection);
             let shares = shared.forms.of(&topic) == Wire::Helixagent;
-            let asks_nothing = spec == TopicSpec::default();
-            let declared = match kind {
-                TopicKind::Event => {
-                    let exchange = if shares { &topic } else { topology::EVENTS };
-                    topology.exchange(exchange).await.map(|()| Declared::Existed)
-                }
-                TopicKind::Task if asks_nothing && topology.passive(&topic).await?.is_some() => Ok(Declared::Existed),
-                TopicKind::Task if shares && asks_nothing => {
-                    topology.shared_queue(&topic).await.map(|()| Declared::Created)
-                }
-                TopicKind::Task if shares => Err(failure(
-                    Kind::Unsupported,
-                    "a queue in the form helixagent has the settings of the package of that name, and no others",
-                )),
-                TopicKind::Task => topology.task_queue(&topic, &spec).await,
-            }?;
             if kind == TopicKind::Event {
-                return Ok(declared);
+                let exchange = if shares { &topic } else { topology::EVENTS };
+                return topology.exchange(exchange).await.map(|()| Declared::Existed);
             }
+            let asks_nothing = spec == TopicSpec::default();
+            let existed = topology.passive(&topic).await?.is_some();
+            let declared = match existed && asks_nothing {
+                true => Declared::Existed,
+                false if !shares => topology.task_queue(&topic, &spec, existed).await?,
+                false if asks_nothing => topology.shared_queue(&topic).await.map(|()| Declared::Created)?,
+                false => {
+                    let text = "a queue in the form helixagent has the settings of that package, and no others";
+                    return Err(failure(Kind::Unsupported, text));
+                }
+            };
             shared.know(&topic);
             Ok(declared)
         })

@@ -90,6 +90,10 @@ impl Destination for RabbitDestination {
         let first_seq = batch.number(batch.records.len());
         let target = shared.target(&self.topic, self.kind, self.wire);
         for (index, record) in batch.records.iter().enumerate() {
+            if self.kind == TopicKind::Event && record.delay_ms > 0 {
+                let refused = error(Kind::Unsupported, format!("{}: an event cannot be delayed", self.topic));
+                return Taken { count: index, first_seq, level: None, stopped: Some(refused) };
+            }
             let made = Made { prefix: shared.context.id_prefix, seq: first_seq + index as u64 };
             let outgoing = match wire::outgoing(record, target, made, batch.now_us) {
                 Ok(outgoing) => outgoing,
@@ -485,12 +489,13 @@ impl Publisher {
         let mut came_late = false;
         while let Some(serial) = self.sent.front().copied() {
             match self.open.get(&serial) {
+                Some(open) if open.since.plus(self.confirm_timeout) > now => break,
                 // Posted again it would be there twice: it ends with its confirm or its channel.
                 Some(Open { done: Done::Moved(..), .. }) => {
+                    came_late = true;
                     self.sent.pop_front();
                     continue;
                 }
-                Some(open) if open.since.plus(self.confirm_timeout) > now => break,
                 Some(_) => {}
                 None => {
                     self.sent.pop_front();

@@ -29,6 +29,12 @@ const GONE_FOR: Duration = Duration::from_secs(1);
 /// Things asked of the server at once: each takes a channel.
 const ASKED_MAX: usize = 32;
 
+/// What could not be had is asked for again after this, and later the more often it could not.
+const DENIED_FOR: Duration = Duration::from_secs(1);
+const DENIED_FOR_MAX: Duration = Duration::from_secs(15);
+/// So many are remembered.
+const DENIED_MAX: usize = 10_000;
+
 /// Something that must be there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Need {
@@ -114,6 +120,10 @@ pub(super) struct Readiness {
     asked: FuturesUnordered<Pin<Box<dyn Future<Output = Answered> + Send>>>,
     /// ... and these are asked for next.
     next: VecDeque<(Arc<str>, Need)>,
+    /// Channels that are being opened, and the topics that wait for them.
+    opening: HashMap<To, Vec<Arc<str>>>,
+    /// What could not be had, why, and until when that is not asked again; and the pause of then.
+    denied: HashMap<Need, (Error, Moment, Duration)>,
     /// Deleted by others a moment ago, and when they may be made again.
     gone: HashMap<Arc<str>, Moment>,
     deleted_seen: u64,
@@ -130,6 +140,8 @@ impl Readiness {
             waiting: HashMap::new(),
             asked: FuturesUnordered::new(),
             next: VecDeque::new(),
+            opening: HashMap::new(),
+            denied: HashMap::new(),
             gone: HashMap::new(),
             deleted_seen: 0,
         }
@@ -158,9 +170,24 @@ impl Readiness {
         let Some(need) = Need::of(&job).find(|need| !self.ready.contains(need)).or(channel) else {
             return Admitted::Ready(job);
         };
+        if let Some((why, until, _)) = self.denied.get(&need) {
+            if *until > self.clock.now() {
+                let why = why.clone();
+                return Admitted::Refused(job, why);
+            }
+        }
         let topic = Arc::clone(&job.topic);
         self.waiting.insert(Arc::clone(&topic), VecDeque::from([job]));
-        self.next.push_back((topic, need));
+        match need {
+            Need::Channel(to) => {
+                let waiting = self.opening.entry(to).or_default();
+                waiting.push(Arc::clone(&topic));
+                if waiting.len() == 1 {
+                    self.ask(shared, topic, need);
+                }
+            }
+            need => self.next.push_back((topic, need)),
+        }
         Admitted::Waits
     }
 
@@ -171,7 +198,7 @@ impl Readiness {
             let make = async {
                 let made = match &need {
                     Need::Channel(_) => return confirming(&shared, &connection).await.map(Some),
-                    Need::Queue(queue) => topology.usable_task_queue(queue, shared.knows(queue)).await,
+                    Need::Queue(queue) => topology.usable_task_queue(queue).await,
                     Need::Events => topology.exchange(EVENTS).await,
                     Need::Helixagent(name) => topology.shared_queue(name).await,
                     Need::HelixagentEvents(name) => topology.exchange(name).await,
@@ -207,7 +234,12 @@ impl Readiness {
     /// is gone meanwhile is told so by the server.
     pub fn on_answered(&mut self, answered: Answered) -> Served {
         let Answered { topic, need, result } = answered;
-        let waited = self.waiting.remove(&topic).unwrap_or_default();
+        let topics = match need {
+            Need::Channel(to) => self.opening.remove(&to).unwrap_or_default(),
+            _ => vec![topic],
+        };
+        let waited: VecDeque<Job> = topics.iter().filter_map(|topic| self.waiting.remove(topic)).flatten().collect();
+        self.deny(&need, result.as_ref().err());
         // Those of the topic that can do without it go on.
         let wants = |job: &Job| match &need {
             Need::Channel(to) => To::of(job) == *to,
@@ -225,6 +257,23 @@ impl Readiness {
             }
         });
         Served { jobs, refused: refused.into(), result }
+    }
+
+    /// What was refused is not asked for again at once: each refusal costs a channel of the connection.
+    fn deny(&mut self, need: &Need, why: Option<&Error>) {
+        let Some(why) = why else {
+            self.denied.remove(need);
+            return;
+        };
+        let before = self.denied.get(need).map_or(Duration::ZERO, |(_, _, pause)| *pause);
+        let pause = (before * 2).clamp(DENIED_FOR, DENIED_FOR_MAX);
+        if self.denied.len() >= DENIED_MAX {
+            let now = self.clock.now();
+            self.denied.retain(|_, (_, until, _)| *until > now);
+        }
+        if self.denied.len() < DENIED_MAX {
+            self.denied.insert(need.clone(), (why.clone(), self.clock.now().plus(pause), pause));
+        }
     }
 
     /// A queue was deleted by somebody else. Made again at once, its consumers would not be told that
@@ -251,6 +300,7 @@ impl Readiness {
     /// All who wait, as the connection is gone.
     pub fn give_up(&mut self) -> impl Iterator<Item = Job> {
         self.next.clear();
+        self.opening.clear();
         self.asked = FuturesUnordered::new();
         std::mem::take(&mut self.waiting).into_values().flatten()
     }

@@ -19,6 +19,8 @@
 //! with one TTL for all, which is what the server expires exactly. The delay queues dead-letter at
 //! least once: a message leaves one only when the next has confirmed it.
 
+use std::sync::atomic::Ordering;
+
 use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
     QueuePurgeOptions,
@@ -109,8 +111,7 @@ impl<'a> Topology<'a> {
         Self { connection, shared, scratch: Mutex::default() }
     }
     /// The queue of a task topic, ready for direct and for delayed tasks.
-    pub async fn task_queue(&self, name: &str, spec: &TopicSpec) -> Result<Declared> {
-        let existed = self.passive(name).await?.is_some();
+    pub async fn task_queue(&self, name: &str, spec: &TopicSpec, existed: bool) -> Result<Declared> {
         if self.is_passive() && *spec != TopicSpec::default() {
             let text =
                 format!("`{name}` is used as it is, as `rabbitmq.declare` is passive: settings cannot be asked for");
@@ -142,28 +143,34 @@ impl<'a> Topology<'a> {
     /// Lets a queue get what has waited for it: a delayed message may be on its way to an earlier queue of
     /// this name.
     async fn delayable(&self, name: &str) -> Result<()> {
+        if self.is_passive() || !self.shared.may_delay.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let bound = match self.exchange(DUE).await {
             Ok(()) => self.due(name).await,
             refused => refused,
         };
         match bound {
-            // Who may not delay can still use the queue.
-            Err(refused) if refused.kind() != Kind::Refused => Err(refused),
-            Ok(()) | Err(_) => Ok(()),
+            Err(refused) if refused.kind() == Kind::Refused => {
+                // Who may not delay can still use the queue, and need not ask for each.
+                self.shared.may_delay.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            bound => bound,
         }
     }
 
     /// As [`Topology::task_queue`] with no settings; one that is there with others takes tasks, too.
-    /// `is_known`: it was made or used here before, and not deleted since.
-    pub async fn usable_task_queue(&self, name: &str, is_known: bool) -> Result<()> {
-        self.usable(name, self.task_arguments(&TopicSpec::default()), is_known).await
+    pub async fn usable_task_queue(&self, name: &str) -> Result<()> {
+        self.usable(name, self.task_arguments(&TopicSpec::default())).await?;
+        self.delayable(name).await
     }
 
     /// Makes a queue, or finds it as it is asked for. Looks for it only where it may not be made: each
     /// that is not found costs a channel. `existed`: it was found before.
     async fn queue(&self, name: &str, arguments: FieldTable, existed: bool) -> Result<()> {
-        let refused = match self.is_passive() {
-            true => not_made(&format!("queue `{name}`")),
+        let (refused, may_be_used) = match self.is_passive() {
+            true => (not_made(&format!("queue `{name}`")), true),
             false => {
                 let channel = self.scratch().await?;
                 let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -172,12 +179,15 @@ impl<'a> Topology<'a> {
                         self.keep(channel);
                         return Ok(());
                     }
-                    Err(refused) => of(&format!("queue `{name}`"), &refused),
+                    Err(refused) => {
+                        let refused = of(&format!("queue `{name}`"), &refused);
+                        // One that may be used but not declared is used as it is.
+                        let may_be_used = refused.kind() == Kind::Refused;
+                        (refused, may_be_used)
+                    }
                 }
             }
         };
-        // One that may be used but not declared is used as it is.
-        let may_be_used = matches!(refused.kind(), Kind::Refused | Kind::NotFound);
         if may_be_used && (existed || self.passive(name).await?.is_some()) {
             return Ok(());
         }
@@ -241,24 +251,23 @@ impl<'a> Topology<'a> {
         let mut arguments = FieldTable::default();
         arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(86_400_000));
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(100_000));
-        self.usable(SHARED_DEAD, arguments, true).await?;
+        self.usable(SHARED_DEAD, arguments).await?;
         self.bind(SHARED_DEAD, SHARED_DEAD, "#").await?;
         self.exchange(name).await?;
         let mut arguments = FieldTable::default();
         arguments.insert("x-dead-letter-exchange".into(), text(SHARED_DEAD));
         arguments.insert("x-dead-letter-routing-key".into(), text("dlq"));
-        self.usable(name, arguments, false).await?;
+        self.usable(name, arguments).await?;
+        self.delayable(name).await?;
         self.bind(name, name, "#").await
     }
 
     /// A queue that is there with other arguments is used as it is.
-    async fn usable(&self, name: &str, arguments: FieldTable, is_known: bool) -> Result<()> {
+    async fn usable(&self, name: &str, arguments: FieldTable) -> Result<()> {
         match self.queue(name, arguments, false).await {
-            Err(refused) if refused.kind() != Kind::Conflict => return Err(refused),
-            Ok(()) | Err(_) if is_known => return Ok(()),
-            Ok(()) | Err(_) => {}
+            Err(refused) if refused.kind() == Kind::Conflict => Ok(()),
+            declared => declared,
         }
-        self.delayable(name).await
     }
 
     async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<()> {

@@ -253,6 +253,8 @@ pub(super) struct Incoming {
     pub maybe_dup: bool,
     /// Attempts made before, by earlier copies and by deliveries that came back.
     pub attempts: u16,
+    /// How many of them are deliveries that the server counted.
+    pub counted: u16,
     pub redelivered: bool,
     /// When it is worth nothing any more, if it took the way of a delay.
     pub expires_us: Option<i64>,
@@ -296,7 +298,8 @@ impl Incoming {
         }
         attributes.headers.iter().for_each(|(name, value)| headers.push(name, value.as_bytes()));
         let seconds = properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or_default();
-        let earlier = number(table, TRIES).unwrap_or_default() + number(table, DELIVERY_COUNT).unwrap_or_default();
+        let count = |name| u16::try_from(number(table, name).unwrap_or_default().max(0)).unwrap_or(u16::MAX);
+        let counted = count(DELIVERY_COUNT);
         let text = |property: &Option<ShortString>| property.as_ref().map(ToString::to_string).unwrap_or_default();
         let time_us = number(table, TIME_US).or(attributes.time_us);
         let mut incoming = Self {
@@ -307,7 +310,8 @@ impl Incoming {
             timestamp_us: time_us.unwrap_or_else(|| seconds.saturating_mul(1_000_000)),
             priority: properties.priority().unwrap_or(crate::limits::PRIORITY_DEFAULT).min(crate::limits::PRIORITY_MAX),
             maybe_dup: table.inner().contains_key(MAYBE_DUP),
-            attempts: u16::try_from(earlier.max(0)).unwrap_or(u16::MAX),
+            attempts: count(TRIES).saturating_add(counted),
+            counted,
             redelivered: delivery.redelivered,
             expires_us: number(table, EXPIRES_US),
             topic,
@@ -316,12 +320,12 @@ impl Incoming {
         };
         if wire == Wire::Helixagent {
             // Its payload is in it as base64 of base64.
-            if incoming.body.len() > bytes_max.saturating_mul(2).saturating_add(HELIXAGENT_BYTES) {
-                incoming.unreadable = Some(format!("its body is far larger than message_bytes_max {bytes_max}"));
-                return incoming;
-            }
-            match helixagent::decode(&incoming.body, kind) {
+            let is_far_too_large = incoming.body.len() > bytes_max.saturating_mul(2).saturating_add(HELIXAGENT_BYTES);
+            match helixagent::decode(if is_far_too_large { b"" } else { &incoming.body }, kind) {
                 Ok(decoded) => incoming.take(decoded),
+                Err(_) if is_far_too_large => {
+                    incoming.unreadable = Some(format!("its body is far larger than message_bytes_max {bytes_max}"));
+                }
                 Err(wrong) => incoming.unreadable = Some(wrong.message().to_owned()),
             }
         }

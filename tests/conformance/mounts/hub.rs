@@ -341,7 +341,7 @@ impl FromHub {
         if token != 0 {
             self.open.lock().insert(token);
         }
-        Delivery { message, tag: token, attempt, redelivered, provisional, partition, offset }
+        Delivery { message, tag: token, attempt, unsure: 0, redelivered, provisional, partition, offset }
     }
 }
 
