@@ -179,10 +179,10 @@ impl Line {
         self.channel.as_ref().filter(|channel| channel.status().connected()).cloned()
     }
 
-    /// Begins again with another channel, or with none; answers those that cannot be decided any more.
-    fn replace(&mut self, channel: Option<Channel>) -> Vec<Serial> {
+    /// Begins again with another channel; answers those that cannot be decided any more.
+    fn replace(&mut self, channel: Channel) -> Vec<Serial> {
         let doubtful = self.confirms.give_up();
-        *self = Self { channel: channel.map(Arc::new), number: self.number + 1, ..Self::default() };
+        *self = Self { channel: Some(Arc::new(channel)), number: self.number.wrapping_add(1), ..Self::default() };
         doubtful
     }
 }
@@ -272,9 +272,7 @@ impl Publisher {
                 }
                 Step::Late => self.on_late(),
                 Step::Answered(answered) => self.on_answered(answered),
-                Step::Jobs => {
-                    batch.drain(..).for_each(|job| self.begin(job));
-                }
+                Step::Jobs => batch.drain(..).for_each(|job| self.begin(job)),
                 Step::Ended => break,
             }
             self.barriers(false);
@@ -357,7 +355,7 @@ impl Publisher {
                 let opened = opened.and_then(|(to, channel)| Some((self.lines.get_mut(to as usize)?, channel)));
                 // Another topic may have brought one meanwhile.
                 if let Some((line, channel)) = opened.filter(|(line, _)| line.open_channel().is_none()) {
-                    let doubtful = line.replace(Some(channel));
+                    let doubtful = line.replace(channel);
                     self.end_doubtful(doubtful, &away());
                 }
             }
