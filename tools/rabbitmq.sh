@@ -13,7 +13,7 @@ dir=${HMQ_RABBITMQ_DIR:-$PWD/target/infra/rabbitmq}
 port=${HMQ_RABBITMQ_PORT:-5679}
 bin=/usr/lib/rabbitmq/bin
 
-export HOME=$dir
+export HOME=$dir ERL_CRASH_DUMP=$dir/erl_crash.dump
 export RABBITMQ_NODENAME="hmq$port@localhost" RABBITMQ_NODE_PORT=$port RABBITMQ_NODE_IP_ADDRESS=127.0.0.1
 export RABBITMQ_DIST_PORT=$((port + 20000)) ERL_EPMD_PORT=$((port + 10000)) ERL_EPMD_ADDRESS=127.0.0.1
 export RABBITMQ_MNESIA_BASE=$dir/data RABBITMQ_LOG_BASE=$dir/log RABBITMQ_PID_FILE=$dir/pid
