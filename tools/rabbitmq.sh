@@ -68,7 +68,12 @@ stop)
     ;;
 kill | pause | resume)
     case $1 in kill) signal=KILL ;; pause) signal=STOP ;; resume) signal=CONT ;; esac
-    kill -"$signal" "$(cat "$dir/pid")"
+    pid=$(cat "$dir/pid")
+    kill -"$signal" "$pid"
+    # A thread may run on for a moment, and answer what a test sends to a server that stands still.
+    while [ "$1" = pause ] && cat "/proc/$pid"/task/*/status 2>/dev/null | grep -q '^State:[[:space:]]*[^T[:space:]]'; do
+        sleep 0.01
+    done
     ;;
 ctl)
     shift
