@@ -190,7 +190,7 @@ impl Publisher {
         hub.completions.reserve()?;
         let op = hub.next_id();
         let (id, completions) = (hub.id, Arc::clone(&hub.completions));
-        let tell = Done::call(move |result| completions.push(id, Box::new(move || done(result))));
+        let tell = move |result| completions.push(id, Box::new(move || done(result)));
         // A record that is not taken drops `done` here, while its place is still reserved.
         let started = as_callback(Caller::Hub(id), || hub.publish_async(&own.outlet, record, own.require, op, tell));
         started.inspect_err(|_| hub.completions.unreserve())?;
@@ -260,18 +260,15 @@ impl Shared {
         record: &Record<'_>,
         require: Option<Level>,
         op: u64,
-        tell: Done,
+        tell: impl FnOnce(Result<Receipt>) + Send + 'static,
     ) -> Result<()> {
         self.check_publish(outlet, record, require)?;
         if outlet.backend.kind == BackendKind::Embedded {
-            let receipt = self.publish_one(outlet, record, require, Some(Duration::ZERO))?;
-            if let Done::Call(tell) = tell {
-                tell(Ok(receipt));
-            }
+            tell(Ok(self.publish_one(outlet, record, require, Some(Duration::ZERO))?));
             return Ok(());
         }
         let now = Deadline::after(Some(Duration::ZERO));
-        let ticket = self.inflight.enter(now, op, outlet.backend.kind, tell)?;
+        let ticket = self.inflight.enter(now, op, outlet.backend.kind, Done::call(tell))?;
         self.hand_over_ticket(outlet, record, ticket).map_err(|error| self.count_failed(Some(error)))
     }
 
@@ -474,11 +471,11 @@ impl Shared {
         }
         let shared_done = Arc::new(crate::sync::Mutex::new(Some(done)));
         let told = Arc::clone(&shared_done);
-        let tell = Done::call(move |result: Result<Receipt>| {
+        let tell = move |result: Result<Receipt>| {
             if let Some(done) = told.lock().take() {
                 done(result.map(drop));
             }
-        });
+        };
         if let Err(error) = self.publish_async(&outlet, record, None, self.next_id(), tell) {
             if let Some(done) = shared_done.lock().take() {
                 done(Err(error));

@@ -80,7 +80,7 @@ impl Attempts {
 
     /// Whether a delivery is beyond its last attempt. A dead letter never is.
     pub fn exhausted(&self, attempt: u32, unsure: u32, message: &Message) -> bool {
-        attempt - unsure.min(UNSURE_SPARED) > self.policy.attempts
+        attempt.saturating_sub(unsure.min(UNSURE_SPARED)) > self.policy.attempts
             && !self.hub.upgrade().is_some_and(|hub| is_dead_letter(&hub, message))
     }
 

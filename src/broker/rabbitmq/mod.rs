@@ -239,6 +239,8 @@ impl Shared {
             }
             failed.error
         })?;
+        // Rights may have been given since.
+        self.may_delay.store(true, Ordering::Relaxed);
         let (publishing, consuming) = (Arc::new(publishing), Arc::new(consuming));
         let (jobs, taken) = tokio::sync::mpsc::unbounded_channel();
         let publisher = Publisher::new(&self, Arc::clone(&publishing));

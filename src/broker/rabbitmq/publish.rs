@@ -485,27 +485,21 @@ impl Publisher {
     fn on_late(&mut self) {
         let now = self.clock.now();
         let mut came_late = false;
-        while let Some(serial) = self.sent.front().copied() {
-            match self.open.get(&serial) {
+        while let Some(serial) = self.sent.front() {
+            match self.open.get(serial) {
                 Some(open) if open.since.plus(self.confirm_timeout) > now => break,
                 // Posted again it would be there twice: it ends with its confirm or its channel.
-                Some(Open { done: Done::Moved(..), .. }) => {
+                Some(Open { done: Done::Moved(..), .. }) => came_late = true,
+                Some(_) => {
                     came_late = true;
-                    self.sent.pop_front();
-                    continue;
+                    if let Some(open) = self.open.remove(serial) {
+                        let text = format!("the server has not confirmed within {:?}", self.confirm_timeout);
+                        self.end(open.done, Outcome::Unknown(error(Kind::OutcomeUnknown, text)));
+                    }
                 }
-                Some(_) => {}
-                None => {
-                    self.sent.pop_front();
-                    continue;
-                }
+                None => {}
             }
             self.sent.pop_front();
-            came_late = true;
-            if let Some(open) = self.open.remove(&serial) {
-                let text = format!("the server has not confirmed within {:?}", self.confirm_timeout);
-                self.end(open.done, Outcome::Unknown(error(Kind::OutcomeUnknown, text)));
-            }
         }
         if came_late {
             self.barriers(true);

@@ -94,7 +94,7 @@ pub(super) struct Served {
     /// To be admitted again, in order.
     pub jobs: VecDeque<Job>,
     /// Cannot go.
-    pub refused: Vec<Job>,
+    pub refused: VecDeque<Job>,
     /// Why not; or the channel that was opened.
     pub result: Result<Option<(To, Channel)>>,
 }
@@ -256,7 +256,7 @@ impl Readiness {
                 None
             }
         });
-        Served { jobs, refused: refused.into(), result }
+        Served { jobs, refused, result }
     }
 
     /// What was refused is not asked for again at once: each refusal costs a channel of the connection.
@@ -265,14 +265,13 @@ impl Readiness {
             self.denied.remove(need);
             return;
         };
+        // One that was long ago says nothing of this one.
+        let now = self.clock.now();
+        self.denied.retain(|_, (_, until, _)| until.plus(DENIED_FOR_MAX) > now);
         let before = self.denied.get(need).map_or(Duration::ZERO, |(_, _, pause)| *pause);
         let pause = (before * 2).clamp(DENIED_FOR, DENIED_FOR_MAX);
-        if self.denied.len() >= DENIED_MAX {
-            let now = self.clock.now();
-            self.denied.retain(|_, (_, until, _)| *until > now);
-        }
         if self.denied.len() < DENIED_MAX {
-            self.denied.insert(need.clone(), (why.clone(), self.clock.now().plus(pause), pause));
+            self.denied.insert(need.clone(), (why.clone(), now.plus(pause), pause));
         }
     }
 
