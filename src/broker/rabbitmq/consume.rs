@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 use super::acks::{Acks, Frame, ServerTag};
 use super::error::{error, of};
 use super::publish::{Done, Job};
+use super::topology::EVENTS;
 use super::wire::{self, short, Incoming, Made, Outgoing, Target};
 use super::{Shared, CLOSE_MAX};
 use crate::broker::{Sink, SubscribeSpec};
@@ -47,9 +48,8 @@ const AT_ONCE: usize = 256;
 /// Longest wait for a channel, and for its consumer: a quorum queue without a leader does not answer.
 /// A new queue takes eight round trips, which on a slow line are some 600 ms each.
 const OPEN_MAX: Duration = Duration::from_secs(10);
-/// Wait before a channel is opened again, or a message that could not be moved is looked at again.
+/// Wait before a channel is opened again, or a message that could not be moved is looked at again ...
 const AGAIN: Duration = Duration::from_millis(500);
-
 /// ... and later the more often that has failed: each time may cost a channel of the connection.
 const AGAIN_MAX: Duration = Duration::from_secs(8);
 
@@ -59,6 +59,9 @@ type Came = lapin::Result<lapin::message::Delivery>;
 /// A subscription, as long as the program has it.
 pub(super) struct Subscriber {
     pub spec: SubscribeSpec,
+    /// Of all its deliveries, where they are of one topic: a task comes with the routing key of its delay,
+    /// or whatever its publisher took, and so does an event from an exchange of its own.
+    form: Option<Wire>,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) shared: Weak<Shared>,
     pub(super) clock: Clock,
@@ -105,8 +108,11 @@ pub(super) struct Held {
 
 impl Subscriber {
     pub fn new(shared: &Arc<Shared>, spec: &SubscribeSpec, sink: Arc<dyn Sink>) -> Arc<Self> {
+        let wire = shared.forms.of(&spec.pattern);
+        let form = (spec.kind == TopicKind::Task || wire == Wire::Helixagent).then_some(wire);
         Arc::new_cyclic(|own| Self {
             spec: spec.clone(),
+            form,
             sink,
             shared: Arc::downgrade(shared),
             clock: shared.context.clock.clone(),
@@ -174,17 +180,20 @@ impl Subscriber {
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default()).await;
         qos.map_err(|refused| of("the prefetch", &refused))?;
         let pattern = &self.spec.pattern;
-        let wire = shared.forms.of(pattern);
         let queue = match self.spec.kind {
             TopicKind::Task => {
-                match wire {
-                    Wire::Helixagent => topology.shared_queue(pattern).await?,
+                match self.form {
+                    Some(Wire::Helixagent) => topology.shared_queue(pattern).await?,
                     _ => topology.usable_task_queue(pattern).await?,
                 }
                 shared.know(pattern);
                 pattern.clone()
             }
-            TopicKind::Event => topology.group(channel, &self.spec.group, pattern, wire).await?,
+            TopicKind::Event => {
+                // In the form helixagent each topic has an exchange of its own.
+                let from = self.form.map_or((EVENTS, pattern.as_str()), |_| (pattern, "#"));
+                topology.group(channel, &self.spec.group, pattern, from).await?
+            }
         };
         let consume =
             channel.basic_consume(short(&queue), "".into(), BasicConsumeOptions::default(), FieldTable::default());
@@ -285,15 +294,10 @@ impl Subscriber {
     fn take_in(&self, delivery: lapin::message::Delivery) -> bool {
         let Some(shared) = self.shared.upgrade() else { return false };
         let server_tag = delivery.delivery_tag;
-        // A task comes with the routing key of its delay, or whatever its publisher took, and so does an
-        // event from an exchange of its own.
-        let pattern = self.spec.pattern.as_str();
-        let is_one = self.spec.kind == TopicKind::Task || shared.forms.of(pattern) == Wire::Helixagent;
-        let asked = is_one.then_some(pattern);
-        let max = shared.settings.message_bytes_max;
-        let form = |topic: &str| shared.forms.of(asked.unwrap_or(topic));
+        let (pattern, max) = (self.spec.pattern.as_str(), shared.settings.message_bytes_max);
+        let form = |topic: &str| self.form.unwrap_or_else(|| shared.forms.of(topic));
         let incoming = Incoming::of(delivery, self.spec.kind, max, form);
-        let topic: &str = asked.unwrap_or(&incoming.topic);
+        let topic = if self.form.is_some() { pattern } else { &incoming.topic };
         let stamp = Stamp { seq: shared.next_seq(), now_us: shared.context.clock.wall_us() };
         let record = incoming.record();
         // Not the prefix of what is published here: a message without an id must not get one of those.

@@ -197,7 +197,7 @@ pub(super) struct Publisher {
     given_up_max: usize,
     readiness: Readiness,
     /// By [`To`].
-    lines: [Line; 4],
+    lines: [Line; To::ALL.len()],
     open: NumberMap<Open>,
     way: Way,
     /// In the order they were sent, to find those that are late.
@@ -286,14 +286,14 @@ impl Publisher {
     /// it may not come in time.
     fn barriers(&mut self, now: bool) {
         for to in To::ALL {
-            let Some(line) = self.lines.get_mut(to as usize) else { return };
+            let line = &mut self.lines[to as usize];
             if (line.flying > 0 && !now) || line.barrier_open || !line.confirms.wants_barrier() {
                 continue;
             }
             let Some(channel) = line.channel.clone() else { continue };
             line.barrier_open = true;
             let (exchange, key) = ("".into(), "hmq.barrier".into());
-            let letter = Letter { channel, exchange, key, outgoing: Box::default(), serial: None };
+            let letter = Letter { channel, exchange, key, outgoing: Box::default(), mandatory: false, serial: None };
             self.send(to, letter, Done::Barrier(to), Arc::from(""));
         }
     }
@@ -306,13 +306,12 @@ impl Publisher {
             self.serials += 1;
             SERIAL_OF_NO_ID | self.serials
         });
-        letter.serial = (letter.outgoing.mandatory && made.is_none()).then_some(serial);
+        letter.serial = (letter.mandatory && made.is_none()).then_some(serial);
         self.open.insert(serial, Open { done, since: self.clock.now(), topic });
         self.sent.push_back(serial);
-        if let Some(line) = self.lines.get_mut(to as usize) {
-            line.flying += 1;
-            self.way.send(On { line: to as usize, number: line.number }, serial, letter);
-        }
+        let line = &mut self.lines[to as usize];
+        line.flying += 1;
+        self.way.send(On { to, number: line.number }, serial, letter);
     }
 
     /// Sends a job, unless it waits for its topic, or has ended.
@@ -326,7 +325,7 @@ impl Publisher {
             return self.refuse(job.done, error(Kind::BackendDown, text));
         }
         let to = To::of(&job);
-        let channel = self.lines.get(to as usize).and_then(Line::open_channel);
+        let channel = self.lines[to as usize].open_channel();
         let (job, channel) = match (self.readiness.admit(job, channel.is_some()), channel) {
             (Admitted::Ready(job), Some(channel)) => (job, channel),
             (Admitted::Ready(job), None) => return self.refuse(job.done, away()),
@@ -343,8 +342,8 @@ impl Publisher {
             To::Helixagent => (short(&topic), short(&topic)),
         };
         // An event that no group wants is nobody's loss; a task that no queue takes is.
-        outgoing.mandatory = kind == TopicKind::Task;
-        self.send(to, Letter { channel, exchange, key, outgoing, serial: None }, done, topic);
+        let mandatory = kind == TopicKind::Task;
+        self.send(to, Letter { channel, exchange, key, outgoing, mandatory, serial: None }, done, topic);
     }
 
     /// Something that jobs wait for is there, or cannot be had.
@@ -352,10 +351,8 @@ impl Publisher {
         let Served { jobs, refused, result } = self.readiness.on_answered(answered);
         match result {
             Ok(opened) => {
-                let opened = opened.and_then(|(to, channel)| Some((self.lines.get_mut(to as usize)?, channel)));
-                // Another topic may have brought one meanwhile.
-                if let Some((line, channel)) = opened.filter(|(line, _)| line.open_channel().is_none()) {
-                    let doubtful = line.replace(channel);
+                if let Some((to, channel)) = opened {
+                    let doubtful = self.lines[to as usize].replace(channel);
                     self.end_doubtful(doubtful, &away());
                 }
             }
@@ -375,10 +372,10 @@ impl Publisher {
 
     fn on_answers(&mut self, answers: &mut Vec<Answer>) {
         let prefix = self.shared.upgrade().map_or(0, |shared| shared.context.id_prefix);
-        let mut rounds: [Vec<Confirm>; 4] = Default::default();
+        let mut rounds: [Vec<Confirm>; To::ALL.len()] = Default::default();
         let (mut failed, mut late) = (Vec::new(), Vec::new());
         for Answer { on, serial, result } in answers.drain(..) {
-            let (Some(own), Some(round)) = (self.lines.get_mut(on.line), rounds.get_mut(on.line)) else { continue };
+            let own = &mut self.lines[on.to as usize];
             if own.number != on.number {
                 late.push((serial, result.err()));
                 continue;
@@ -389,13 +386,13 @@ impl Publisher {
                 Ok(Confirmation::Nack(returned)) => (false, returned),
                 Ok(Confirmation::NotRequested) => (true, None),
                 Err(error) => {
-                    failed.push((on.line, serial, error));
+                    failed.push((on.to, serial, error));
                     continue;
                 }
             };
             let carries =
                 returned.map(|returned| wire::serial_of(&returned.delivery.properties, prefix).unwrap_or(Serial::MAX));
-            round.push(Confirm { serial, ack, carries });
+            rounds[on.to as usize].push(Confirm { serial, ack, carries });
         }
         let mut endings = Vec::new();
         for (line, round) in self.lines.iter_mut().zip(&rounds) {
@@ -407,8 +404,8 @@ impl Publisher {
             self.on_ending(serial, ending);
         }
         let alone = failed.len() == 1;
-        for (line, serial, error) in failed {
-            self.on_failure(line, serial, &error, alone);
+        for (to, serial, error) in failed {
+            self.on_failure(to, serial, &error, alone);
         }
         for (serial, failed) in late {
             self.on_late_answer(serial, failed.as_ref());
@@ -428,13 +425,13 @@ impl Publisher {
     }
 
     /// A publish whose channel failed before it was confirmed; `alone`: no other one did now.
-    fn on_failure(&mut self, line: usize, serial: Serial, failed: &lapin::Error, alone: bool) {
+    fn on_failure(&mut self, to: To, serial: Serial, failed: &lapin::Error, alone: bool) {
         let cause = of("the channel ended", failed);
-        let (Some(own), Some(to)) = (self.lines.get_mut(line), To::ALL.get(line)) else { return };
+        let own = &mut self.lines[to as usize];
         // Nothing else was on it, so it is this one that the server refused.
         let is_the_cause = alone && own.flying == 0 && !own.failed && !own.confirms.wants_barrier();
         if !std::mem::replace(&mut own.failed, true) {
-            self.readiness.doubt(*to);
+            self.readiness.doubt(to);
         }
         let doubtful = own.confirms.give_up();
         own.channel = None;
@@ -523,11 +520,7 @@ impl Publisher {
                     source.moved(tag, matches!(outcome, Outcome::Confirmed(_)));
                 }
             }
-            Done::Barrier(line) => {
-                if let Some(line) = self.lines.get_mut(line as usize) {
-                    line.barrier_open = false;
-                }
-            }
+            Done::Barrier(to) => self.lines[to as usize].barrier_open = false,
         }
     }
 

@@ -32,7 +32,7 @@ use super::error::of;
 use super::wire::short;
 use super::Shared;
 use crate::broker::{Declared, Group, TopicSpec};
-use crate::config::{Declare, QueueType, Wire};
+use crate::config::{Declare, QueueType};
 use crate::error::{Kind, Result};
 use crate::limits::PRIORITY_MAX;
 use crate::message::TopicKind;
@@ -100,7 +100,7 @@ fn level_name(level: u32) -> String {
 
 /// Declares with scratch channels: the server closes a channel on which something is refused.
 pub(super) struct Topology<'a> {
-    pub connection: &'a Connection,
+    connection: &'a Connection,
     shared: &'a Shared,
     /// A channel to try on, used again as long as the server leaves it open.
     scratch: Mutex<Option<lapin::Channel>>,
@@ -110,6 +110,7 @@ impl<'a> Topology<'a> {
     pub fn new(connection: &'a Connection, shared: &'a Shared) -> Self {
         Self { connection, shared, scratch: Mutex::default() }
     }
+
     /// The queue of a task topic, ready for direct and for delayed tasks.
     pub async fn task_queue(&self, name: &str, spec: &TopicSpec, existed: bool) -> Result<Declared> {
         if self.is_passive() && *spec != TopicSpec::default() {
@@ -125,17 +126,15 @@ impl<'a> Topology<'a> {
     }
 
     fn task_arguments(&self, spec: &TopicSpec) -> FieldTable {
-        let mut arguments = FieldTable::default();
-        match self.shared.settings.rabbitmq.queue_type {
-            QueueType::Quorum => {
-                arguments.insert("x-queue-type".into(), text("quorum"));
-                arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
-            }
+        let mut arguments = match self.shared.settings.rabbitmq.queue_type {
+            QueueType::Quorum => quorum(),
             QueueType::Classic => {
+                let mut arguments = FieldTable::default();
                 arguments.insert("x-queue-type".into(), text("classic"));
                 arguments.insert("x-max-priority".into(), AMQPValue::LongInt(i32::from(PRIORITY_MAX)));
+                arguments
             }
-        }
+        };
         limits(&mut arguments, spec);
         arguments
     }
@@ -169,8 +168,8 @@ impl<'a> Topology<'a> {
     /// Makes a queue, or finds it as it is asked for. Looks for it only where it may not be made: each
     /// that is not found costs a channel. `existed`: it was found before.
     async fn queue(&self, name: &str, arguments: FieldTable, existed: bool) -> Result<()> {
-        let (refused, may_be_used) = match self.is_passive() {
-            true => (not_made(&format!("queue `{name}`")), true),
+        let refused = match self.is_passive() {
+            true => not_made(&format!("queue `{name}`")),
             false => {
                 let channel = self.scratch().await?;
                 let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -179,15 +178,12 @@ impl<'a> Topology<'a> {
                         self.keep(channel);
                         return Ok(());
                     }
-                    Err(refused) => {
-                        let refused = of(&format!("queue `{name}`"), &refused);
-                        // One that may be used but not declared is used as it is.
-                        let may_be_used = refused.kind() == Kind::Refused;
-                        (refused, may_be_used)
-                    }
+                    Err(refused) => of(&format!("queue `{name}`"), &refused),
                 }
             }
         };
+        // One that may be used but not declared is used as it is.
+        let may_be_used = self.is_passive() || refused.kind() == Kind::Refused;
         if may_be_used && (existed || self.passive(name).await?.is_some()) {
             return Ok(());
         }
@@ -213,34 +209,33 @@ impl<'a> Topology<'a> {
         }
     }
 
-    /// The queue of a group; answers its name.
-    pub async fn group(&self, channel: &lapin::Channel, group: &Group, pattern: &str, wire: Wire) -> Result<String> {
-        // A shared topic has an exchange of its own.
-        let (exchange, key) = if wire == Wire::Helixagent { (pattern, "#") } else { (EVENTS, pattern) };
+    /// The queue of a group, bound to an exchange with a key; answers its name.
+    pub async fn group(
+        &self,
+        channel: &lapin::Channel,
+        group: &Group,
+        pattern: &str,
+        (exchange, key): (&str, &str),
+    ) -> Result<String> {
         self.exchange(exchange).await?;
         let name = match group {
             Group::Named(name) => {
                 let name = group_queue(name, pattern)?;
-                let mut arguments = FieldTable::default();
-                arguments.insert("x-queue-type".into(), text("quorum"));
-                arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
-                self.queue(&name, arguments, false).await?;
+                self.queue(&name, quorum(), false).await?;
                 self.delayable(&name).await?;
+                self.bind(&name, exchange, key).await?;
                 name
             }
             Group::Private => {
                 let options =
                     QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
                 let made = channel.queue_declare("".into(), options, FieldTable::default()).await;
-                made.map_err(|refused| of("a private queue", &refused))?.name().to_string()
+                let name = made.map_err(|refused| of("a private queue", &refused))?.name().to_string();
+                // Of a passive user, too: it is its own.
+                self.bind_in_any_case(&name, exchange, key).await?;
+                name
             }
         };
-        // The private queue of a passive user is its own all the same.
-        if *group == Group::Private || !self.is_passive() {
-            let options = QueueBindOptions::default();
-            let bound = channel.queue_bind(short(&name), short(exchange), short(key), options, FieldTable::default());
-            bound.await.map_err(|refused| of(&format!("binding of `{name}`"), &refused))?;
-        }
         Ok(name)
     }
 
@@ -271,9 +266,13 @@ impl<'a> Topology<'a> {
     }
 
     async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<()> {
-        if self.is_passive() {
-            return Ok(());
+        match self.is_passive() {
+            true => Ok(()),
+            false => self.bind_in_any_case(queue, exchange, key).await,
         }
+    }
+
+    async fn bind_in_any_case(&self, queue: &str, exchange: &str, key: &str) -> Result<()> {
         let channel = self.scratch().await?;
         let options = QueueBindOptions::default();
         let bound = channel.queue_bind(short(queue), short(exchange), short(key), options, FieldTable::default());
@@ -407,17 +406,15 @@ fn not_made(what: &str) -> crate::error::Error {
     )
 }
 
-fn text(text: &str) -> AMQPValue {
-    AMQPValue::LongString(text.into())
+fn quorum() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
+    arguments
 }
 
-/// For texts of errors.
-impl std::fmt::Debug for Topology<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Topology")
-            .field("queue_type", &self.shared.settings.rabbitmq.queue_type)
-            .finish_non_exhaustive()
-    }
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, PublisherConfirm};
 
 use super::confirms::Serial;
+use super::publish::To;
 use super::wire::Outgoing;
 
 /// Places kept for later, some 2 KiB each.
@@ -25,7 +26,7 @@ const FREE_MAX: usize = 256;
 /// The channel that a message was published on: of which line, and which of those it has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct On {
-    pub line: usize,
+    pub to: To,
     pub number: u32,
 }
 
@@ -42,14 +43,16 @@ pub(super) struct Letter {
     pub exchange: ShortString,
     pub key: ShortString,
     pub outgoing: Box<Outgoing>,
-    /// Comes back with it, if it is returned.
+    /// Comes back where no queue takes it ...
+    pub mandatory: bool,
+    /// ... and with it this.
     pub serial: Option<Serial>,
 }
 
 /// Hands a message to the client library at its first poll; ends when it is written to the socket.
 async fn write(letter: Letter) -> lapin::Result<PublisherConfirm> {
-    let Letter { channel, exchange, key, outgoing, serial } = letter;
-    let options = BasicPublishOptions { mandatory: outgoing.mandatory, immediate: false };
+    let Letter { channel, exchange, key, outgoing, mandatory, serial } = letter;
+    let options = BasicPublishOptions { mandatory, immediate: false };
     let (body, properties) = outgoing.finished(serial);
     channel.basic_publish(exchange, key, options, &body, properties).await
 }

@@ -22,8 +22,8 @@ use lapin::BasicProperties;
 
 use super::confirms::Serial;
 use super::error::error;
-use crate::broker::wire::cloudevents::{attributes, Attributes, Origin};
-use crate::broker::wire::{helixagent, ATTRIBUTE, CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
+use crate::broker::wire::cloudevents::{attributes, Attributes};
+use crate::broker::wire::{helixagent, Origin, ATTRIBUTE, CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
 use crate::config::Wire;
 use crate::error::{Kind, Result};
 use crate::limits::TYPE_BYTES_MAX;
@@ -75,8 +75,6 @@ pub(super) struct Outgoing {
     ttl_ms: i64,
     /// The number in its id, if that was made for it.
     pub made: Option<u64>,
-    /// Comes back where no queue takes it.
-    pub mandatory: bool,
 }
 
 impl Outgoing {
@@ -152,10 +150,11 @@ pub(super) fn outgoing(record: &Record<'_>, target: Target<'_>, made: Made, now_
     if record.maybe_dup {
         headers.insert(MAYBE_DUP.into(), AMQPValue::Boolean(true));
     }
+    let Target { topic, source, again, .. } = target;
+    let origin = Origin { id, time_us, now_us, topic, source, again };
     let body = match target.wire {
         Wire::Native | Wire::Plain => record.payload.to_vec(),
         Wire::CloudEvents => {
-            let origin = Origin { id, time_us, topic: target.topic, source: target.source, again: target.again };
             for (name, value) in attributes(record, origin)? {
                 headers.insert(short(&format!("{}{name}", ATTRIBUTES[0])), AMQPValue::LongString((*value).into()));
             }
@@ -163,12 +162,11 @@ pub(super) fn outgoing(record: &Record<'_>, target: Target<'_>, made: Made, now_
         }
         Wire::Helixagent => {
             properties = properties.with_content_type("application/json".into());
-            let publish = helixagent::Publish { id, time_us, now_us, source: target.source };
-            helixagent::encode(record, target.kind, publish)?
+            helixagent::encode(record, target.kind, origin)?
         }
     };
     let made = record.id.is_empty().then_some(made.seq);
-    Ok(Box::new(Outgoing { body, properties, headers, ttl_ms: record.ttl_ms, made, mandatory: false }))
+    Ok(Box::new(Outgoing { body, properties, headers, ttl_ms: record.ttl_ms, made }))
 }
 
 /// Keeps the topic of a message whose routing key will tell of a delay.

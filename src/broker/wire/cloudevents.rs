@@ -13,22 +13,10 @@
 
 use std::borrow::Cow;
 
-use super::ATTRIBUTE;
+use super::{Origin, ATTRIBUTE};
 use crate::config::{format_rfc3339, parse_rfc3339};
 use crate::error::{Error, Kind, Result};
 use crate::message::Record;
-
-/// What is known of a record only where it is published.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Origin<'a> {
-    pub id: &'a str,
-    pub time_us: i64,
-    pub topic: &'a str,
-    /// The hub's name.
-    pub source: &'a str,
-    /// It came in before, with whatever attributes its publisher gave it.
-    pub again: bool,
-}
 
 /// The attributes of a record, each once.
 pub(crate) fn attributes<'a>(record: &Record<'a>, origin: Origin<'a>) -> Result<Vec<(&'a str, Cow<'a, str>)>> {
@@ -95,7 +83,7 @@ mod tests {
     use crate::message::HeaderBlock;
 
     fn origin() -> Origin<'static> {
-        Origin { id: "1", time_us: 1_500_000, topic: "order.created", source: "shop", again: false }
+        Origin { id: "1", time_us: 1_500_000, now_us: 0, topic: "order.created", source: "shop", again: false }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use base64::prelude::{Engine, BASE64_STANDARD};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
+use super::{Origin, CONTENT_TYPE, CORRELATION_ID, REPLY_TO};
 use crate::config::{format_rfc3339, parse_rfc3339};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{PRIORITY_DEFAULT, PRIORITY_MAX};
@@ -122,24 +122,12 @@ struct EventDocument<'a> {
     key: String,
 }
 
-/// What is known of a record only where it is published.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Publish<'a> {
-    pub id: &'a str,
-    /// Time of the record.
-    pub time_us: i64,
-    /// From which its time to live and its delay count.
-    pub now_us: i64,
-    /// Of an event that names none.
-    pub source: &'a str,
-}
-
 /// The body of a record.
 ///
 /// # Errors
 /// `Header` for one that is no text, which JSON cannot carry.
-pub(crate) fn encode(record: &Record<'_>, kind: TopicKind, publish: Publish<'_>) -> Result<Vec<u8>> {
-    let Publish { id, time_us, now_us, source } = publish;
+pub(crate) fn encode(record: &Record<'_>, kind: TopicKind, origin: Origin<'_>) -> Result<Vec<u8>> {
+    let Origin { id, time_us, now_us, source, .. } = origin;
     let (fields, headers) = sorted(record)?;
     let [trace_id, correlation_id, reply_to, content_type, own_source, subject, schema] = fields;
     let after = |ms: i64| match ms {
@@ -370,6 +358,10 @@ mod tests {
         headers
     }
 
+    fn origin(id: &str, time_us: i64, now_us: i64) -> Origin<'_> {
+        Origin { id, time_us, now_us, topic: "t", source: "hub", again: false }
+    }
+
     /// The documents of the Go package, by its own encoder.
     #[test]
     fn a_task_is_written_as_go_writes_it() {
@@ -383,8 +375,7 @@ mod tests {
             ..Record::new(b"hi")
         };
         let time_us = 1_767_323_045_120_000;
-        let publish = Publish { id: "a", time_us, now_us: time_us, source: "hub" };
-        let body = encode(&record, TopicKind::Task, publish).unwrap();
+        let body = encode(&record, TopicKind::Task, origin("a", time_us, time_us)).unwrap();
         let message: Value = serde_json::from_slice(&body).unwrap();
         let task = BASE64_STANDARD.decode(message["payload"].as_str().unwrap()).unwrap();
         assert_eq!(
@@ -413,8 +404,7 @@ mod tests {
         let headers = block();
         for (kind, key) in [(TopicKind::Task, None), (TopicKind::Event, Some(&b"\xffk"[..]))] {
             let record = Record { key, type_: "t", headers: headers.headers(), attempts: 2, ..Record::new(b"\x00{}") };
-            let publish = Publish { id: "id", time_us: 1_500_000, now_us: 2_000_000, source: "hub" };
-            let body = encode(&record, kind, publish).unwrap();
+            let body = encode(&record, kind, origin("id", 1_500_000, 2_000_000)).unwrap();
             let decoded = decode(&body, kind).unwrap();
             assert_eq!((decoded.id.as_str(), decoded.type_.as_str()), ("id", "t"));
             assert_eq!((&decoded.payload[..], decoded.key.as_deref()), (record.payload, key));
@@ -445,7 +435,6 @@ mod tests {
         let mut headers = HeaderBlock::default();
         headers.push("h", b"\xff");
         let record = Record { headers: headers.headers(), ..Record::new(b"x") };
-        let publish = Publish { id: "a", time_us: 0, now_us: 0, source: "hub" };
-        assert_eq!(encode(&record, TopicKind::Task, publish).unwrap_err().kind(), Kind::Header);
+        assert_eq!(encode(&record, TopicKind::Task, origin("a", 0, 0)).unwrap_err().kind(), Kind::Header);
     }
 }

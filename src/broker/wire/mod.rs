@@ -15,6 +15,21 @@ pub(crate) const CONTENT_TYPE: &str = "content-type";
 /// And of the forms that tell of an event's source: its attributes, `ce_source` and so on.
 pub(crate) const ATTRIBUTE: &str = "ce_";
 
+/// What is known of a record only where it is published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub id: &'a str,
+    /// Time of the record.
+    pub time_us: i64,
+    /// From which its time to live and its delay count.
+    pub now_us: i64,
+    pub topic: &'a str,
+    /// Of one that names none: the hub's name.
+    pub source: &'a str,
+    /// It came in before, with whatever attributes its publisher gave it.
+    pub again: bool,
+}
+
 /// The forms of a configuration's routes.
 #[derive(Debug, Default)]
 pub(crate) struct Forms(Vec<(Pattern, Wire)>);
