@@ -285,6 +285,9 @@ impl Rules {
             self.need(self.can.ttl, "a TTL")?;
         }
         if record.delay_ms > 0 {
+            if kind == TopicKind::Event {
+                return self.need(Support::None, "a delay of an event, which is a fact in a log");
+            }
             self.need(self.can.delay, "a delay")?;
             if record.delay_ms > self.can.delay_ms_max {
                 let longest = self.can.delay_ms_max;

@@ -1,6 +1,5 @@
 //! Messages as other programs see them: a plain AMQP client stands for those.
 
-use helixmq::config::options::DeadLetterQuery;
 use helixmq::error::Kind;
 use helixmq::message::HeaderBlock;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions};
@@ -204,14 +203,9 @@ fn a_queue_is_shared_with_the_package_helixagent() {
 
     // Nobody could handle it, so it is told of, once.
     other.publish(&topic, &topic, b"not JSON", BasicProperties::default());
-    let query = DeadLetterQuery::from_json(&json!({"topic": topic}).to_string()).unwrap();
-    let mut list = json!({});
-    until("the dead letter", || {
-        list = hub.dead_letters(&query, WAIT).unwrap();
-        list["count"] == 1
-    });
-    assert!(list["dead_letters"][0]["reason"].as_str().unwrap().contains("helixagent"), "{list}");
-    assert_eq!(list["dead_letters"][0]["payload_text"], "not JSON");
+    let dead = dead_letter(&hub, &topic);
+    assert!(dead["reason"].as_str().unwrap().contains("helixagent"), "{dead}");
+    assert_eq!(dead["payload_text"], "not JSON");
     hub.close(WAIT).unwrap();
 }
 
@@ -268,16 +262,6 @@ fn helixagent(id: &str, type_: &str) -> Vec<u8> {
     json!({"id": id, "type": type_, "payload": "aGk="}).to_string().into_bytes()
 }
 
-fn dead_letter_of(hub: &Hub, topic: &str) -> Value {
-    let query = DeadLetterQuery::from_json(&json!({"topic": topic}).to_string()).unwrap();
-    let mut list = json!({});
-    until("the dead letter", || {
-        list = hub.dead_letters(&query, WAIT).unwrap();
-        list["count"] == 1
-    });
-    list["dead_letters"][0].clone()
-}
-
 /// Other programs keep to no limits of ours. A length that does not fit would shift what is behind it.
 #[test]
 fn fields_longer_than_any_of_ours_do_no_harm() {
@@ -302,7 +286,7 @@ fn fields_longer_than_any_of_ours_do_no_harm() {
         assert_eq!((text(&incoming), incoming.message.id().as_str().len()), ("hi".to_owned(), 62));
         ack(&incoming);
         send("1", &long);
-        let reason = dead_letter_of(&hub, &topic)["reason"].as_str().unwrap().to_owned();
+        let reason = dead_letter(&hub, &topic)["reason"].as_str().unwrap().to_owned();
         assert!(reason.contains("a type of 300 bytes"), "{reason}");
         hub.close(WAIT).unwrap();
     }
@@ -343,13 +327,10 @@ fn an_old_message_with_a_time_to_live_arrives() {
 #[test]
 fn a_message_that_cannot_be_buried_waits() {
     let _alone = alone();
-    let (other, topic, user) = (Other::program(), topic(), format!("gravedigger-{}", std::process::id()));
+    let (other, topic) = (Other::program(), topic());
     let own = format!("^({}|helixagent\\.dlq|amq\\.default)$", topic.replace('.', "\\."));
-    server(&["ctl", "add_user", &user, "p"]);
-    server(&["ctl", "set_permissions", &user, &own, &own, &own]);
-    let mut config = routed("helixagent");
-    config["rabbitmq"] = json!({"username": user, "password": "p"});
-    let hub = hub(config);
+    let user = User::with("gravedigger", [&own, &own, &own]);
+    let hub = user.hub(routed("helixagent"));
     let inbox = inbox(&hub);
     let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
     other.publish("", &topic, b"not JSON", BasicProperties::default());
@@ -358,10 +339,9 @@ fn a_message_that_cannot_be_buried_waits() {
     assert_eq!(incoming.message.id().as_str(), "good");
     ack(&incoming);
     assert!(next_within(&inbox, Duration::from_millis(1500)).is_none());
-    server(&["ctl", "set_permissions", &user, ".*", ".*", ".*"]);
-    dead_letter_of(&hub, &topic);
+    user.may([".*", ".*", ".*"]);
+    dead_letter(&hub, &topic);
     hub.close(WAIT).unwrap();
-    server(&["ctl", "delete_user", &user]);
 }
 
 #[test]

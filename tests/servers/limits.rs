@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use helixmq::config::options::{DeadLetterQuery, DeclareOptions, TopicSelector};
+use helixmq::config::options::{DeclareOptions, TopicSelector};
 use helixmq::error::{Fate, Kind};
 
 use super::proxy::Proxy;
@@ -19,11 +19,6 @@ fn outcomes(inbox: &Inbox, count: usize) -> Vec<(u64, helixmq::error::Result<()>
         }
     }
     all
-}
-
-fn dead_letters(hub: &Hub, topic: &str) -> Value {
-    let query = DeadLetterQuery::from_json(&json!({"topic": topic}).to_string()).unwrap();
-    hub.dead_letters(&query, WAIT).unwrap()
 }
 
 /// The exchange of events is deleted by somebody; F17 deletes a queue. The server closes the channel for
@@ -177,12 +172,7 @@ fn f20_a_poison_message_has_its_attempts_and_no_more_and_the_innocent_pass() {
     assert_eq!((attempts, resets), (vec![1, 2, 3, 4], 1));
     passed.sort_by_key(|payload| payload.parse::<u32>().unwrap());
     assert_eq!(passed, innocent);
-    let mut list = json!({});
-    until("the dead letter", || {
-        list = dead_letters(&hub, &topic);
-        list["count"] == 1
-    });
-    let dead = &list["dead_letters"][0];
+    let dead = dead_letter(&hub, &topic);
     assert_eq!((&dead["attempts"], &dead["reason"]), (&json!(4), &json!("poison")));
     assert!(next_within(&inbox, Duration::from_millis(500)).is_none());
     hub.close(WAIT).unwrap();
@@ -192,13 +182,11 @@ fn f20_a_poison_message_has_its_attempts_and_no_more_and_the_innocent_pass() {
 #[test]
 fn f51_a_topic_that_is_denied_fails_alone() {
     let _alone = alone();
-    let user = format!("denied-{}", std::process::id());
     let queues = "^(tasks\\.server-|hmq\\.)";
-    server(&["ctl", "add_user", &user, "denied"]);
-    server(&["ctl", "set_permissions", &user, queues, &format!("{queues}|^amq\\.default$"), queues]);
-    server(&["ctl", "set_topic_permissions", &user, "hmq.events", "^user\\.", "^user\\."]);
+    let user = User::with("denied", [queues, &format!("{queues}|^amq\\.default$"), queues]);
+    server(&["ctl", "set_topic_permissions", &user.0, "hmq.events", "^user\\.", "^user\\."]);
     let forbidden = format!("tasks.forbidden-{}", std::process::id());
-    let hub = hub(json!({"rabbitmq": {"username": user, "password": "denied"}}));
+    let hub = user.hub(json!({}));
     let (topic, inbox, results) = (topic(), inbox(&hub), inbox(&hub));
     let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": 1000}), &inbox);
     publish(&hub, &topic, "first").unwrap();
@@ -228,7 +216,6 @@ fn f51_a_topic_that_is_denied_fails_alone() {
     ack(&next(&inbox));
     assert_eq!((attempts(&hub), state(&hub).as_str()), (1, "up"));
     hub.close(WAIT).unwrap();
-    server(&["ctl", "delete_user", &user]);
 }
 
 #[test]
@@ -353,10 +340,8 @@ fn channels_that_the_server_closed_are_done_without() {
 #[test]
 fn a_delay_that_is_refused_takes_no_other_task_along() {
     let _alone = alone();
-    let user = format!("undelayed-{}", std::process::id());
-    server(&["ctl", "add_user", &user, "p"]);
-    server(&["ctl", "set_permissions", &user, "^tasks\\.", "^(tasks\\.|amq\\.default$)", "^tasks\\."]);
-    let hub = hub(json!({"rabbitmq": {"username": user, "password": "p"}}));
+    let user = User::with("undelayed", TASKS_ALONE);
+    let hub = user.hub(json!({}));
     let (topic, results) = (topic(), inbox(&hub));
     let publisher = publisher(&hub, &topic);
     publisher.send_inbox(&[Record { delay_ms: 2000, ..Record::new(b"d") }], &[1000], &results, None);
@@ -368,5 +353,4 @@ fn a_delay_that_is_refused_takes_no_other_task_along() {
         assert_eq!(refused, tag == 1000, "{tag}");
     }
     hub.close(WAIT).unwrap();
-    server(&["ctl", "delete_user", &user]);
 }

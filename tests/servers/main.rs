@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use helixmq::config::options::{InboxOptions, PublisherOptions, SubscribeOptions};
+use helixmq::config::options::{DeadLetterQuery, InboxOptions, PublisherOptions, SubscribeOptions};
 use helixmq::config::Config;
 use helixmq::hub::{settle, Decision, Event, Hub, Inbox, Incoming, Polled, Publisher, Subscription};
 use helixmq::message::{Record, TopicKind};
@@ -112,6 +112,52 @@ fn server(arguments: &[&str]) {
     let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/rabbitmq.sh");
     let done = Command::new(tool).args(arguments).output().unwrap();
     assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A user of the server, as long as a test has it.
+struct User(String);
+
+impl User {
+    /// With rights to configure, to write and to read what these expressions say.
+    fn with(name: &str, [configure, write, read]: [&str; 3]) -> Self {
+        let user = Self(format!("{name}-{}", std::process::id()));
+        server(&["ctl", "add_user", &user.0, PASSWORD]);
+        user.may([configure, write, read]);
+        user
+    }
+
+    fn may(&self, [configure, write, read]: [&str; 3]) {
+        server(&["ctl", "set_permissions", &self.0, configure, write, read]);
+    }
+
+    /// A hub of the user, with `more` over its configuration.
+    fn hub(&self, mut more: Value) -> Hub {
+        more["rabbitmq"] = json!({"username": self.0, "password": PASSWORD});
+        hub(more)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        server(&["ctl", "delete_user", &self.0]);
+    }
+}
+
+/// Of all users of tests.
+const PASSWORD: &str = "not told to anybody";
+/// Rights of one who has tasks, and no delays.
+const TASKS_ALONE: [&str; 3] = ["^tasks\\.", "^(tasks\\.|amq\\.default$)", "^tasks\\."];
+
+/// Waits for the one dead letter of a topic.
+#[track_caller]
+fn dead_letter(hub: &Hub, topic: &str) -> Value {
+    let query = DeadLetterQuery::from_json(&json!({"topic": topic}).to_string()).unwrap();
+    let mut list = json!({});
+    until("the dead letter", || {
+        list = hub.dead_letters(&query, WAIT).unwrap();
+        list["count"] == 1
+    });
+    list["dead_letters"][0].take()
 }
 
 /// Lets the server evaluate a piece of Erlang.

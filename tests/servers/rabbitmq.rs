@@ -1,7 +1,7 @@
 //! One after another: they stop the server under each other.
 
 use helixmq::broker::Level;
-use helixmq::config::options::{DeadLetterQuery, TopicSelector};
+use helixmq::config::options::TopicSelector;
 use helixmq::error::{Fate, Kind};
 use helixmq::message::HeaderBlock;
 
@@ -36,16 +36,8 @@ fn a_failing_task_is_retried_by_way_of_the_server_and_becomes_a_dead_letter() {
         settle(incoming.token, Decision::Retry { delay: None, reason: "no luck" }).unwrap();
     }
     assert!(start.elapsed() >= Duration::from_secs(3), "one and two seconds, not {:?}", start.elapsed());
-    let query = DeadLetterQuery::from_json(&json!({"topic": topic}).to_string()).unwrap();
-    let mut list = json!({});
-    until("the dead letter", || {
-        list = hub.dead_letters(&query, WAIT).unwrap();
-        list["count"] == 1
-    });
-    assert_eq!(
-        (&list["dead_letters"][0]["reason"], &list["dead_letters"][0]["attempts"]),
-        (&json!("no luck"), &json!(3))
-    );
+    let dead = dead_letter(&hub, &topic);
+    assert_eq!((&dead["reason"], &dead["attempts"]), (&json!("no luck"), &json!(3)));
     sub.close(WAIT).unwrap();
     hub.close(WAIT).unwrap();
 }
@@ -363,10 +355,8 @@ fn a_backlog_arrives_in_order(messages: usize, prefetch: usize) {
 #[test]
 fn a_user_with_rights_on_task_queues_alone_can_use_them() {
     let _alone = alone();
-    let user = format!("limited-{}", std::process::id());
-    server(&["ctl", "add_user", &user, "limited"]);
-    server(&["ctl", "set_permissions", &user, "^tasks\\.", "^(tasks\\.|amq\\.default$)", "^tasks\\."]);
-    let hub = hub(json!({"rabbitmq": {"username": user, "password": "limited"}}));
+    let user = User::with("limited", TASKS_ALONE);
+    let hub = user.hub(json!({}));
     let inbox = inbox(&hub);
     let (first, second) = (topic(), topic());
     let _sub = subscribe(&hub, json!({"topic": first}), &inbox);
@@ -374,7 +364,6 @@ fn a_user_with_rights_on_task_queues_alone_can_use_them() {
     publish(&hub, &second, "more").unwrap();
     assert_eq!(text(&next(&inbox)), "work");
     hub.close(WAIT).unwrap();
-    server(&["ctl", "delete_user", &user]);
 }
 
 /// Many on their way at once: one by one, a confirm for each, it would take a second.
@@ -480,12 +469,11 @@ fn dead_letters_are_found_by_a_hub_that_has_not_seen_them() {
     settle(next(&inbox).token, Decision::Reject { reason: "no" }).unwrap();
     first.close(WAIT).unwrap();
     let second = hub(json!({}));
-    for name in [topic.clone(), format!("{topic}.dlq")] {
-        let query = DeadLetterQuery::from_json(&json!({"topic": name}).to_string()).unwrap();
-        until("the dead letter", || second.dead_letters(&query, WAIT).unwrap()["count"] == 1);
+    for name in [&topic, &format!("{topic}.dlq")] {
+        dead_letter(&second, name);
     }
     let event = Record { delay_ms: 1000, ..Record::new(b"x") };
     let refused = second.publish("user.x", Some(TopicKind::Event), &event, None, WAIT).unwrap_err();
-    assert_eq!((refused.kind(), refused.fate()), (Kind::Unsupported, Some(Fate::NotSent)));
+    assert_eq!((refused.kind(), refused.fate()), (Kind::Unsupported, Some(Fate::Refused)));
     second.close(WAIT).unwrap();
 }

@@ -90,10 +90,6 @@ impl Destination for RabbitDestination {
         let first_seq = batch.number(batch.records.len());
         let target = shared.target(&self.topic, self.kind, self.wire);
         for (index, record) in batch.records.iter().enumerate() {
-            if self.kind == TopicKind::Event && record.delay_ms > 0 {
-                let refused = error(Kind::Unsupported, format!("{}: an event cannot be delayed", self.topic));
-                return Taken { count: index, first_seq, level: None, stopped: Some(refused) };
-            }
             let made = Made { prefix: shared.context.id_prefix, seq: first_seq + index as u64 };
             let outgoing = match wire::outgoing(record, target, made, batch.now_us) {
                 Ok(outgoing) => outgoing,
