@@ -25,7 +25,7 @@ FILES   ?= README.md $(wildcard src/*.rs)
 # What needs no server: the embedded broker alone.
 EMBEDDED = --no-default-features
 
-.PHONY: run lib test test-embedded test-rust test-rabbitmq4 test-server-examples test-rust-embedded test-c test-sanitizers test-languages test-examples test-release \
+.PHONY: run lib test test-embedded test-rust test-rabbitmq4 test-kafka3 test-server-examples test-rust-embedded test-c test-sanitizers test-languages test-examples test-release \
         torture bench bench-quick bench-servers-quick lint audit headers release install test-infra-start test-infra-stop clean
 
 lib:
@@ -37,7 +37,7 @@ run:
 	@echo
 	@./build/examples/01_worker_pool $(FILES)
 
-test: setup lint test-infra-start test-rust test-rabbitmq4 test-server-examples test-embedded test-sanitizers test-languages test-release bench-quick bench-servers-quick
+test: setup lint test-infra-start test-rust test-rabbitmq4 test-kafka3 test-server-examples test-embedded test-sanitizers test-languages test-release bench-quick bench-servers-quick
 	@echo "make test: all parts passed"
 
 setup:
@@ -56,6 +56,12 @@ test-rabbitmq4:
 	    HMQ_RABBITMQ_PORT=$${HMQ_RABBITMQ4_PORT:-5681} \
 	        cargo test --locked --target-dir $(TARGET) --test conformance rabbitmq -- --test-threads 4; \
 	fi
+
+# And on a Kafka of the 3.x line.
+test-kafka3:
+	@tools/kafka3.sh start
+	HMQ_KAFKA_PORT=9402 cargo test --locked --target-dir $(TARGET) --test conformance kafka -- --test-threads 4
+	@tools/kafka3.sh stop
 
 test-rust-embedded:
 	cargo test --locked $(EMBEDDED) --target-dir $(TARGET)
@@ -118,13 +124,17 @@ release:
 install: release
 	tools/install.sh $(RELEASE) "$(DESTDIR)" $(PREFIX) $(LIBDIR) $(VERSION) $(ABI)
 
-# RabbitMQ, from the distribution's package or by docker compose. Kafka comes with its backend.
+# RabbitMQ from the distribution's package and Kafka by Java and Maven, or by docker compose.
 test-infra-start:
 	@tools/rabbitmq.sh start
+	@tools/kafka.sh start
 
 test-infra-stop:
 	@tools/rabbitmq.sh stop
 	@tools/rabbitmq4.sh stop
+	@tools/kafka.sh stop
+	@tools/kafka3.sh stop
+	@tools/kafka-cluster.sh stop
 
 clean:
 	rm -rf $(TARGET) build

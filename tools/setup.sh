@@ -20,6 +20,11 @@ need openssl openssl
 pkg-config --exists openssl 2>/dev/null || missing+=(libssl-dev)
 need nm binutils
 tools/rabbitmq.sh installed || missing+=(rabbitmq-server)
+if ! tools/kafka.sh installed; then
+    need java openjdk-17-jre-headless
+    need mvn maven
+fi
+pkg-config --exists zlib 2>/dev/null || missing+=(zlib1g-dev)
 pkg-config --exists libzmq 2>/dev/null || missing+=(libzmq3-dev)
 pkg-config --exists librabbitmq 2>/dev/null || missing+=(librabbitmq-dev)
 if ! command -v cargo >/dev/null 2>&1; then
