@@ -736,18 +736,20 @@ hmq_status hmq_thread_hooks(hmq_thread_fn start,
                             struct hmq_error **err);
 
 /**
- * Names a function that supplies OAuth tokens; a configuration refers to it by `name`. Token
- * providers belong to Kafka, which this build does not have.
+ * Names a function that supplies OAuth tokens, for hubs that are opened from now on; replaces the
+ * one of that name before. A configuration refers to it by `name`, as `kafka.token_provider`.
  *
  * - `name`: in, borrow: how the configuration calls it.
  * - `name_len`: in: its length, or HMQ_NTS.
- * - `provide`: in: writes a token.
+ * - `provide`: in: writes a token, and answers HMQ_OK; any other answer means that there is none now.
  * - `user_data`: in, may be NULL: handed to both functions.
- * - `drop`: in, may be NULL.
+ * - `drop`: in, may be NULL: called once, when the function is replaced or hmq_shutdown is called, and the
+ *   last hub that uses it has ended.
  * - `err`: out, own, may be NULL.
  *
- * Codes: HMQ_E_UNSUPPORTED; HMQ_E_NULL, HMQ_E_NAME, HMQ_E_UTF8.
- * Threads: any.
+ * Codes: HMQ_OK; HMQ_E_NULL, HMQ_E_NAME, HMQ_E_UTF8; HMQ_E_FULL: 1024 names are set.
+ * Threads: any; `provide` is called on threads of the library, perhaps on several at once, before each
+ * login and before a token expires. It should answer within seconds.
  * Blocks: no.
  * Callback: allowed.
  * @since 0.1.0

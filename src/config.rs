@@ -14,6 +14,7 @@
 //! * `options` and `message` are the documents of the calls.
 
 mod backends;
+pub(crate) mod client_options;
 pub mod document;
 mod env;
 mod failover;

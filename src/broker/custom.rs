@@ -215,7 +215,10 @@ impl CustomSink {
         match &event {
             BackendEvent::Lost(cause) => shared.end_all(cause, &mut notes),
             BackendEvent::Unblocked => shared.state.lock().announce_space(&mut notes),
-            BackendEvent::Connected(_) | BackendEvent::Blocked(_) | BackendEvent::Denied(_) => {}
+            BackendEvent::Connected(_)
+            | BackendEvent::Blocked(_)
+            | BackendEvent::Denied(_)
+            | BackendEvent::Warned(_) => {}
         }
         notes.push(Note::Event(Arc::clone(&context.sink), event));
         shared.post(notes);

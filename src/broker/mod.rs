@@ -33,9 +33,13 @@ pub mod checked;
 pub mod custom;
 pub mod embedded;
 pub mod faulty;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
-#[cfg(feature = "rabbitmq")]
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+mod tls;
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 mod wire;
 
 pub use capability::{Capabilities, Support};
@@ -436,6 +440,17 @@ pub enum BackendEvent {
     Unblocked,
     /// Credentials or rights refused.
     Denied(Error),
+    /// Something that a person should look at; the connection is as it was.
+    Warned(String),
+}
+
+/// Supplies tokens to log in with.
+pub trait TokenProvider: Send + Sync {
+    /// A token, and when it expires (milliseconds since 1970). Called on a thread of the library.
+    ///
+    /// # Errors
+    /// Whatever keeps it from having one; the login is tried again later.
+    fn token(&self) -> Result<(String, i64), Error>;
 }
 
 /// The hub, as backends see it. Never blocks; called with no lock held.

@@ -1,4 +1,5 @@
-//! Encryption towards the server: the peer's certificate and name are verified, TLS 1.2 at least.
+//! Encryption towards a server: the peer's certificate and name are verified, TLS 1.2 at least. What is
+//! wrong with certificates and keys is told by the path of the option that names them.
 
 use std::path::Path;
 
@@ -6,29 +7,31 @@ use openssl::pkey::PKey;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode, SslVersion};
 use openssl::x509::X509;
 
-use super::error::error;
 use crate::config::TlsConfig;
 use crate::error::{Error, Kind, Result};
 
 /// Reads certificates and keys once, so that what is wrong with them is told at open.
-pub(super) fn connector(config: &TlsConfig) -> Result<SslConnector> {
+///
+/// # Errors
+/// `Tls`, with the path in `section` of what cannot be used.
+pub(super) fn connector(section: &'static str, config: &TlsConfig) -> Result<SslConnector> {
+    let files = Files { section };
     // Without the exit handler that its first use would otherwise leave in the host's process.
     openssl::init();
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(|failed| broken("TLS", &failed))?;
-    builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(|failed| broken("TLS 1.2", &failed))?;
+    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(|failed| files.broken("", &failed))?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(|failed| files.broken("", &failed))?;
     if let Some(file) = &config.ca_file {
-        let all = X509::stack_from_pem(&read("rabbitmq.tls.ca_file", file)?);
-        let all =
-            all.ok().filter(|all| !all.is_empty()).ok_or_else(|| no_pem("rabbitmq.tls.ca_file", "certificate"))?;
+        let all = X509::stack_from_pem(&files.read("ca_file", file)?);
+        let all = all.ok().filter(|all| !all.is_empty()).ok_or_else(|| files.no_pem("ca_file", "certificate"))?;
         // Only these: who names a certificate authority does not mean the system's as well.
-        let mut store = openssl::x509::store::X509StoreBuilder::new().map_err(|failed| broken("TLS", &failed))?;
+        let mut store = openssl::x509::store::X509StoreBuilder::new().map_err(|failed| files.broken("", &failed))?;
         for certificate in all {
-            store.add_cert(certificate).map_err(|failed| broken("rabbitmq.tls.ca_file", &failed))?;
+            store.add_cert(certificate).map_err(|failed| files.broken("ca_file", &failed))?;
         }
         builder.set_cert_store(store.build());
     }
     if let (Some(certificates), Some(key)) = (&config.cert_file, &config.key_file) {
-        own_certificate(&mut builder, config, certificates, key)?;
+        files.own_certificate(&mut builder, config, certificates, key)?;
     }
     if config.unsafe_skip_verify {
         builder.set_verify(SslVerifyMode::NONE);
@@ -36,42 +39,62 @@ pub(super) fn connector(config: &TlsConfig) -> Result<SslConnector> {
     Ok(builder.build())
 }
 
-fn own_certificate(
-    builder: &mut openssl::ssl::SslConnectorBuilder,
-    config: &TlsConfig,
-    certificates: &Path,
-    key: &Path,
-) -> Result<()> {
-    let (cert_path, key_path) = ("rabbitmq.tls.cert_file", "rabbitmq.tls.key_file");
-    let chain = X509::stack_from_pem(&read(cert_path, certificates)?).unwrap_or_default();
-    let mut chain = chain.into_iter();
-    let own = chain.next().ok_or_else(|| no_pem(cert_path, "certificate"))?;
-    builder.set_certificate(&own).map_err(|failed| broken(cert_path, &failed))?;
-    for further in chain {
-        builder.add_extra_chain_cert(further).map_err(|failed| broken(cert_path, &failed))?;
+/// The options of one section.
+struct Files {
+    section: &'static str,
+}
+
+impl Files {
+    fn own_certificate(
+        &self,
+        builder: &mut openssl::ssl::SslConnectorBuilder,
+        config: &TlsConfig,
+        certificates: &Path,
+        key: &Path,
+    ) -> Result<()> {
+        let chain = X509::stack_from_pem(&self.read("cert_file", certificates)?).unwrap_or_default();
+        let mut chain = chain.into_iter();
+        let own = chain.next().ok_or_else(|| self.no_pem("cert_file", "certificate"))?;
+        builder.set_certificate(&own).map_err(|failed| self.broken("cert_file", &failed))?;
+        for further in chain {
+            builder.add_extra_chain_cert(further).map_err(|failed| self.broken("cert_file", &failed))?;
+        }
+        let pem = self.read("key_file", key)?;
+        // Asked for a password it was not given, OpenSSL would ask at the terminal.
+        let password = config.key_password.as_ref().map_or("", |password| password.expose());
+        let private = PKey::private_key_from_pem_passphrase(&pem, password.as_bytes())
+            .map_err(|_| self.no_pem("key_file", "private key, or the password of it is missing or wrong"))?;
+        builder.set_private_key(&private).map_err(|failed| self.broken("key_file", &failed))?;
+        builder.check_private_key().map_err(|_| {
+            let cert = self.path("cert_file");
+            self.error("key_file", |key| format!("`{key}` is not the key of the certificate in `{cert}`"))
+        })
     }
-    let pem = read(key_path, key)?;
-    // Asked for a password it was not given, OpenSSL would ask at the terminal.
-    let password = config.key_password.as_ref().map_or("", |password| password.expose());
-    let private = PKey::private_key_from_pem_passphrase(&pem, password.as_bytes())
-        .map_err(|_| no_pem(key_path, "private key, or the password of it is missing or wrong"))?;
-    builder.set_private_key(&private).map_err(|failed| broken(key_path, &failed))?;
-    builder.check_private_key().map_err(|_| {
-        let text = format!("`{key_path}` is not the key of the certificate in `{cert_path}`");
-        error(Kind::Tls, text).at(key_path, 0, 0)
-    })
-}
 
-fn read(path: &str, file: &Path) -> Result<Vec<u8>> {
-    std::fs::read(file).map_err(|failed| {
-        error(Kind::Tls, format!("`{path}`: {} cannot be read: {failed}", file.display())).at(path, 0, 0)
-    })
-}
+    fn read(&self, option: &str, file: &Path) -> Result<Vec<u8>> {
+        std::fs::read(file).map_err(|failed| {
+            self.error(option, |path| format!("`{path}`: {} cannot be read: {failed}", file.display()))
+        })
+    }
 
-fn no_pem(path: &str, what: &str) -> Error {
-    error(Kind::Tls, format!("`{path}` holds no PEM {what}")).at(path, 0, 0)
-}
+    fn no_pem(&self, option: &str, what: &str) -> Error {
+        self.error(option, |path| format!("`{path}` holds no PEM {what}"))
+    }
 
-fn broken(path: &str, failed: &openssl::error::ErrorStack) -> Error {
-    error(Kind::Tls, format!("`{path}` cannot be used: {failed}")).at(path, 0, 0)
+    fn broken(&self, option: &str, failed: &openssl::error::ErrorStack) -> Error {
+        self.error(option, |path| format!("`{path}` cannot be used: {failed}"))
+    }
+
+    /// The option as a document names it; the section of encryption for none.
+    fn path(&self, option: &str) -> String {
+        match option {
+            "" => format!("{}.tls", self.section),
+            option => format!("{}.tls.{option}", self.section),
+        }
+    }
+
+    fn error(&self, option: &str, text: impl FnOnce(&str) -> String) -> Error {
+        let path = self.path(option);
+        Error::new(Kind::Tls, text(&path)).with_backend(self.section).at(path, 0, 0)
+    }
 }

@@ -234,6 +234,9 @@ pub struct KafkaConfig {
     pub sasl_password_env: Option<String>,
     /// File that holds the password.
     pub sasl_password_file: Option<PathBuf>,
+    /// Function that supplies tokens, by the name it was set with.
+    #[serde(with = "Maybe::<Text<200>>")]
+    pub token_provider: Option<String>,
     /// Partitions of topics that are made here.
     #[serde(with = "As::<Num<u32, 1, 100_000>>")]
     pub partitions: u32,
@@ -244,7 +247,25 @@ pub struct KafkaConfig {
     pub tls: Option<TlsConfig>,
     /// Options of librdkafka, by its names.
     #[serde(with = "Properties")]
-    pub options: BTreeMap<String, String>,
+    pub options: ClientOptions,
+}
+
+/// Options of a client library by their names. Values are not shown: one may be a secret in a wrong place.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ClientOptions(pub BTreeMap<String, String>);
+
+impl std::ops::Deref for ClientOptions {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 impl Default for KafkaConfig {
@@ -260,10 +281,11 @@ impl Default for KafkaConfig {
             sasl_password: None,
             sasl_password_env: None,
             sasl_password_file: None,
+            token_provider: None,
             partitions: 3,
             replication: 1,
             tls: None,
-            options: BTreeMap::new(),
+            options: ClientOptions::default(),
         }
     }
 }
@@ -276,18 +298,18 @@ const FORBIDDEN: [&str; 5] =
 struct Properties;
 
 impl Properties {
-    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ClientOptions, D::Error> {
         let all: BTreeMap<String, Property> = BTreeMap::deserialize(deserializer)?;
         let forbidden = |name: &&String| FORBIDDEN.contains(&name.trim().to_ascii_lowercase().as_str());
         if let Some(name) = all.keys().find(forbidden) {
             let text = format!("`{name}` is forbidden: it loads code into the process or runs a program");
             return Err(serde::de::Error::custom(text));
         }
-        Ok(all.into_iter().map(|(name, property)| (name, property.0)).collect())
+        Ok(ClientOptions(all.into_iter().map(|(name, property)| (name, property.0)).collect()))
     }
 
     /// Values of options that may hold secrets are not shown.
-    fn serialize<S: Serializer>(all: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(all: &ClientOptions, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(all.iter().map(|(name, value)| {
             let lower = name.to_ascii_lowercase();
             let secret = ["password", "secret", "token", "key", "pem", "jaas"].iter().any(|word| lower.contains(word));

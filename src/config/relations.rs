@@ -75,14 +75,17 @@ pub(super) fn unsupported(config: &Config) -> Option<Error> {
             "config: `rabbitmq`: this library was built without the feature `rabbitmq` (`make lib` builds it in)";
         return Some(Error::new(Kind::Unsupported, text).at("rabbitmq", 0, 0));
     }
-    if config.kafka.is_some() {
-        return missing("kafka", "Kafka backend");
+    if config.kafka.is_some() && !cfg!(feature = "kafka") {
+        let text = "config: `kafka`: this library was built without the feature `kafka` (`make lib` builds it in)";
+        return Some(Error::new(Kind::Unsupported, text).at("kafka", 0, 0));
     }
     if config.failover.dir.is_some() {
         return missing("failover.dir", "storage on disk");
     }
-    let plain = config.routes.iter().position(|route| route.wire == Wire::Plain)?;
-    missing(&format!("routes[{plain}].wire"), "wire form `plain`, which is for Kafka,")
+    let plain = config.routes.iter().position(|route| route.wire == Wire::Plain);
+    let path = format!("routes[{}].wire", plain.filter(|_| config.kafka.is_none())?);
+    let text = format!("config: `{path}`: the form `plain` is for Kafka, and `kafka.brokers` is not set");
+    Some(Error::new(Kind::Unsupported, text).at(path, 0, 0))
 }
 
 struct Context<'a> {
@@ -158,6 +161,13 @@ impl Context<'_> {
             return Ok(None);
         }
         check_addresses("kafka.brokers", brokers, true)?;
+        let refused =
+            |(name, value): (&String, &String)| Some((name.clone(), super::client_options::refused(name, value)?));
+        if let Some((name, why)) = section.options.iter().find_map(refused) {
+            let text = format!("`kafka.options`: `{name}` {why}");
+            return Err(Error::new(Kind::Config, text).at(format!("kafka.options.{name}"), 0, 0));
+        }
+        let KafkaConfig { sasl_password, sasl_password_env, sasl_password_file, .. } = &mut section;
         self.secret("kafka.sasl_password", sasl_password, sasl_password_env.as_deref(), sasl_password_file)?;
         self.kafka_login(&section)?;
         if let Some(tls) = &mut section.tls {
@@ -166,6 +176,10 @@ impl Context<'_> {
                 return Err(self.labels.conflict(paths, "{0} is set, but {1} does not encrypt"));
             }
             self.tls("kafka.tls", tls)?;
+            if tls.server_name.is_some() {
+                let text = "`kafka.tls.server_name`: a broker's certificate must be for the name it is reached by";
+                return Err(Error::new(Kind::Unsupported, text).at("kafka.tls.server_name", 0, 0));
+            }
         }
         section.group_id.get_or_insert_with(|| group_id.to_owned());
         Ok(Some(section))
@@ -176,6 +190,7 @@ impl Context<'_> {
             ("kafka.sasl_mechanism", section.sasl_mechanism.is_some()),
             ("kafka.sasl_username", section.sasl_username.is_some()),
             ("kafka.sasl_password", section.sasl_password.is_some()),
+            ("kafka.token_provider", section.token_provider.is_some()),
         ];
         let protocol = "kafka.security_protocol";
         if !section.security_protocol.has_login() {
@@ -185,7 +200,15 @@ impl Context<'_> {
             };
         }
         let token = section.sasl_mechanism == Some(SaslMechanism::OauthBearer);
-        match set.into_iter().find(|(path, set)| !set && (!token || *path == "kafka.sasl_mechanism")) {
+        if section.sasl_mechanism == Some(SaslMechanism::Plain) && !section.security_protocol.is_encrypted() {
+            let paths = ["kafka.sasl_mechanism", protocol];
+            return Err(self.labels.conflict(paths, "{0} PLAIN sends the password as it is, and {1} does not encrypt"));
+        }
+        let needed: &[&str] = match token {
+            true => &["kafka.sasl_mechanism", "kafka.token_provider"],
+            false => &["kafka.sasl_mechanism", "kafka.sasl_username", "kafka.sasl_password"],
+        };
+        match set.into_iter().find(|(path, set)| !set && needed.contains(path)) {
             Some((path, _)) => Err(self.labels.conflict([protocol, path], "{0} asks for a login, but {1} is not set")),
             None => Ok(()),
         }

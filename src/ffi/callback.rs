@@ -1,18 +1,20 @@
 //! Callbacks of the caller: a function, its user data, and a drop function that is called exactly
 //! once, after the last call, on every path.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
 use super::messages;
 use super::record::receipt_of;
 use super::text::{null, with_nul};
 use super::types::{
-    hmq_done_fn, hmq_drop_fn, hmq_msg, hmq_msg_fn, hmq_ready_fn, hmq_text_fn, hmq_thread_fn, hmq_verdict, ACK, LATER,
-    OK, REJECT, RETRY,
+    hmq_done_fn, hmq_drop_fn, hmq_msg, hmq_msg_fn, hmq_ready_fn, hmq_status, hmq_text_fn, hmq_thread_fn, hmq_verdict,
+    ACK, LATER, OK, REJECT, RETRY,
 };
-use crate::error::Result;
+use crate::broker::TokenProvider;
+use crate::error::{Error, Kind, Result};
 use crate::hub::{Handler, HandlerVerdict, Incoming, LogLevel, Receipt, TextHandler};
+use crate::reentrancy::{as_callback, Caller};
 
 /// The caller's baton. Its drop function runs when this is dropped, hence exactly once.
 pub(super) struct UserData {
@@ -140,4 +142,44 @@ pub(super) fn thread_hook(call: hmq_thread_fn, user_data: &Arc<UserData>) -> Opt
         // SAFETY: the caller's function; the name lives until it returns.
         unsafe { call(name.as_ptr().cast(), user_data.get()) }
     }))
+}
+
+/// The longest token that a program may supply.
+const TOKEN_BYTES_MAX: usize = 65_536;
+
+/// `hmq_token_fn` as what logins ask.
+pub(super) struct TokenCallback {
+    call: unsafe extern "C" fn(*mut c_char, usize, *mut usize, *mut i64, *mut c_void) -> hmq_status,
+    user_data: UserData,
+}
+
+impl TokenCallback {
+    pub(super) fn new(
+        call: unsafe extern "C" fn(*mut c_char, usize, *mut usize, *mut i64, *mut c_void) -> hmq_status,
+        user_data: UserData,
+    ) -> Self {
+        Self { call, user_data }
+    }
+}
+
+impl TokenProvider for TokenCallback {
+    fn token(&self) -> Result<(String, i64)> {
+        let mut text = vec![0u8; TOKEN_BYTES_MAX];
+        let (mut len, mut expires_at_ms) = (0, 0);
+        let status = as_callback(Caller::Process, || {
+            // SAFETY: the caller's function; buffer and numbers live until it returns.
+            unsafe {
+                let buffer = text.as_mut_ptr().cast();
+                (self.call)(buffer, TOKEN_BYTES_MAX, &raw mut len, &raw mut expires_at_ms, self.user_data.get())
+            }
+        });
+        if status != OK {
+            return Err(Error::new(Kind::Refused, format!("the token provider answered {status}")));
+        }
+        text.truncate(len);
+        let token = String::from_utf8(text).ok().filter(|token| !token.is_empty() && len <= TOKEN_BYTES_MAX);
+        let token =
+            token.ok_or_else(|| Error::new(Kind::Refused, "the token provider wrote no token that is a text"))?;
+        Ok((token, expires_at_ms))
+    }
 }

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 
 use once_cell::sync::Lazy;
 
-use super::callback::{TextCallback, UserData};
+use super::callback::{TextCallback, TokenCallback, UserData};
 use super::guard::{body, quiet_body};
 use super::text::{json, name, null, put, timeout};
 use super::types::{hmq_drop_fn, hmq_error, hmq_status, hmq_thread_fn, hmq_token_fn, OK};
@@ -151,18 +151,20 @@ pub unsafe extern "C" fn hmq_thread_hooks(
     })
 }
 
-/// Names a function that supplies OAuth tokens; a configuration refers to it by `name`. Token
-/// providers belong to Kafka, which this build does not have.
+/// Names a function that supplies OAuth tokens, for hubs that are opened from now on; replaces the
+/// one of that name before. A configuration refers to it by `name`, as `kafka.token_provider`.
 ///
 /// - `name`: in, borrow: how the configuration calls it.
 /// - `name_len`: in: its length, or HMQ_NTS.
-/// - `provide`: in: writes a token.
+/// - `provide`: in: writes a token, and answers HMQ_OK; any other answer means that there is none now.
 /// - `user_data`: in, may be NULL: handed to both functions.
-/// - `drop`: in, may be NULL.
+/// - `drop`: in, may be NULL: called once, when the function is replaced or hmq_shutdown is called, and the
+///   last hub that uses it has ended.
 /// - `err`: out, own, may be NULL.
 ///
-/// Codes: HMQ_E_UNSUPPORTED; HMQ_E_NULL, HMQ_E_NAME, HMQ_E_UTF8.
-/// Threads: any.
+/// Codes: HMQ_OK; HMQ_E_NULL, HMQ_E_NAME, HMQ_E_UTF8; HMQ_E_FULL: 1024 names are set.
+/// Threads: any; `provide` is called on threads of the library, perhaps on several at once, before each
+/// login and before a token expires. It should answer within seconds.
 /// Blocks: no.
 /// Callback: allowed.
 /// @since 0.1.0
@@ -178,13 +180,10 @@ pub unsafe extern "C" fn hmq_token_provider_set(
 ) -> hmq_status {
     let user_data = UserData::new(user_data, drop);
     body!(0, err, [], {
-        let _dropped_at_the_end = user_data;
         let name = self::name(name, name_len, "name")?;
-        if provide.is_none() {
-            return Err(null("provide"));
-        }
-        let text = format!("token provider {name}: this build has no backend that takes OAuth tokens");
-        Err(Error::new(Kind::Unsupported, text))
+        let call = provide.ok_or_else(|| null("provide"))?;
+        crate::hub::set_token_provider(name, std::sync::Arc::new(TokenCallback::new(call, user_data)))?;
+        Ok(OK)
     })
 }
 

@@ -218,6 +218,7 @@ impl Backend {
     pub fn on_event(&self, clock: &Clock, event: BackendEvent) -> Option<StateChange> {
         self.detail.lock().told = true;
         match event {
+            BackendEvent::Warned(_) => None,
             BackendEvent::Connected(_) | BackendEvent::Unblocked => self.set(clock, BackendState::Up, None),
             BackendEvent::Lost(cause) => self.set(clock, BackendState::Down, Some(cause)),
             BackendEvent::Blocked(reason) => {
@@ -395,6 +396,9 @@ impl Relay {
 impl BackendSink for Relay {
     fn event(&self, event: BackendEvent) {
         if let Some((hub, backend)) = self.ends() {
+            if let BackendEvent::Warned(text) = &event {
+                return hub.log_warn(backend.kind.name(), text);
+            }
             let lost = matches!(event, BackendEvent::Lost(_));
             let change = backend.on_event(&hub.context.clock, event);
             hub.tell(change);

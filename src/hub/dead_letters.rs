@@ -10,9 +10,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use serde_json::{json, Value};
 
+use super::backends::Backend;
 use super::retry::{ATTEMPTS, DEAD_AT, DEAD_HEADERS, ORIGIN_KIND, ORIGIN_TOPIC, REASON};
 use super::{Hub, Shared, Timeout};
-use crate::broker::{Delivery, Flow, Group, Ordered, Sink, Source, Start, Stop, SubscribeSpec, Verdict};
+use crate::broker::{BackendKind, Delivery, Flow, Group, Ordered, Sink, Source, Start, Stop, SubscribeSpec, Verdict};
 use crate::config::options::{DeadLetterAction, DeadLetterQuery};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{PREFETCH_MAX, TOPICS_MAX};
@@ -30,11 +31,11 @@ impl Hub {
         let mut failed = Vec::new();
         let mut more = false;
         let pattern = Pattern::parse(query.topic.as_deref().unwrap_or("#"))?;
-        for (topic, waiting) in hub.dead_letter_topics(pattern.is_exact().then_some(&pattern), timeout)? {
+        for (backend, topic, waiting) in hub.dead_letter_topics(pattern.is_exact().then_some(&pattern), timeout)? {
             if more {
                 break;
             }
-            let mut browse = Browse::open(hub, &topic, waiting, timeout)?;
+            let mut browse = Browse::open(hub, &backend, &topic, waiting, timeout)?;
             while let Some(delivery) = browse.next() {
                 if !wanted(query, &pattern, &delivery.message) {
                     continue;
@@ -70,8 +71,8 @@ impl Shared {
     /// Every topic that holds dead letters, by the suffix or as a subscription named it, and how many
     /// there are to wait for: a server's messages come some time after they are asked for.
     /// `asked`: those of one topic, which a server may hold without having told of it.
-    fn dead_letter_topics(&self, asked: Option<&Pattern>, timeout: Timeout) -> Result<Vec<(String, u64)>> {
-        let mut names: Vec<(String, u64)> = Vec::new();
+    fn dead_letter_topics(&self, asked: Option<&Pattern>, timeout: Timeout) -> Result<Vec<Held>> {
+        let mut names: Vec<Held> = Vec::new();
         let own = asked.map(|asked| match asked.as_str().ends_with(DEAD_LETTER_SUFFIX) {
             true => asked.as_str().to_owned(),
             false => format!("{asked}{DEAD_LETTER_SUFFIX}"),
@@ -79,35 +80,61 @@ impl Shared {
         for backend in self.backends() {
             let Some(admin) = backend.broker.admin() else { continue };
             let until = super::backends::deadline(&self.context.clock, timeout);
-            let mut all = crate::runtime::wait(admin.describe("#", until), timeout)?;
             let is_server = backend.driver().is_some();
+            let mut all = Vec::new();
+            let mut named = Vec::new();
+            if backend.kind == BackendKind::Kafka {
+                // A cluster may have many topics, of others too.
+                named = self.named_dead_letter_topics(backend.kind);
+                let asked = own.as_deref().unwrap_or(DEAD_LETTERS);
+                for pattern in std::iter::once(asked).chain(named.iter().map(String::as_str)) {
+                    all.extend(crate::runtime::wait(admin.describe(pattern, until), timeout)?);
+                }
+            } else {
+                all = crate::runtime::wait(admin.describe("#", until), timeout)?;
+            }
             let unseen = own.as_ref().filter(|own| is_server && !all.iter().any(|topic| topic.name == **own));
             if let Some(own) = unseen {
                 all.extend(crate::runtime::wait(admin.describe(own, until), timeout)?);
             }
-            let tasks = all.into_iter().filter(|topic| topic.kind == TopicKind::Task.name());
-            names.extend(tasks.map(|topic| (topic.name, if is_server { topic.messages } else { 0 })));
+            let is_named = |topic: &str| named.iter().any(|own| own == topic);
+            let tasks = all.into_iter().filter(|topic| topic.kind == TopicKind::Task.name() || is_named(&topic.name));
+            let waiting = |count| if is_server { count } else { 0 };
+            names.extend(tasks.map(|topic| (Arc::clone(&backend), topic.name, waiting(topic.messages))));
         }
-        names.retain(|(name, _)| self.keeps_dead_letters(name));
+        names.retain(|(_, name, _)| self.keeps_dead_letters(name));
         Ok(names)
+    }
+
+    /// The topics that subscriptions to this backend named for their dead letters.
+    fn named_dead_letter_topics(&self, kind: BackendKind) -> Vec<String> {
+        let named = self.dead_letter_names.lock();
+        let own = named.iter().filter(|(name, home)| **home == kind && !name.ends_with(DEAD_LETTER_SUFFIX));
+        own.map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether a topic is for dead letters: by its suffix, or as a subscription named it.
     pub(super) fn keeps_dead_letters(&self, topic: &str) -> bool {
-        topic.ends_with(DEAD_LETTER_SUFFIX) || self.dead_letter_names.lock().contains(topic)
+        topic.ends_with(DEAD_LETTER_SUFFIX) || self.dead_letter_names.lock().contains_key(topic)
     }
 
     /// Notes that a subscription sends its dead letters to `topic`.
-    pub(super) fn remember_dead_letter_topic(&self, topic: &str) -> Result<()> {
+    pub(super) fn remember_dead_letter_topic(&self, topic: &str, backend: BackendKind) -> Result<()> {
         let mut names = self.dead_letter_names.lock();
-        if names.len() >= TOPICS_MAX && !names.contains(topic) {
+        if names.len() >= TOPICS_MAX && !names.contains_key(topic) {
             let text = format!("the hub knows {TOPICS_MAX} names of dead-letter topics already");
             return Err(Error::new(Kind::Full, text).at("dead_letter", 0, 0));
         }
-        names.insert(topic.to_owned());
+        names.insert(topic.to_owned(), backend);
         Ok(())
     }
 }
+
+/// Every topic of dead letters, but those that a subscription named itself.
+const DEAD_LETTERS: &str = "#.dlq";
+
+/// A topic with dead letters: where it is, its name, and how many are waited for.
+type Held = (Arc<Backend>, String, u64);
 
 /// Longest wait for a message that its server says it has.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -135,7 +162,7 @@ impl Sink for Bell {
 }
 
 impl Browse {
-    fn open(hub: &Arc<Shared>, topic: &str, waiting: u64, timeout: Timeout) -> Result<Self> {
+    fn open(hub: &Arc<Shared>, backend: &Backend, topic: &str, waiting: u64, timeout: Timeout) -> Result<Self> {
         let spec = SubscribeSpec {
             pattern: topic.to_owned(),
             kind: TopicKind::Task,
@@ -148,7 +175,10 @@ impl Browse {
             read_only: false,
         };
         let bell = Arc::new(Bell::new());
-        let source = hub.open_source(&spec, Arc::<Bell>::clone(&bell), timeout)?;
+        backend.check_up()?;
+        let until = super::backends::deadline(&hub.context.clock, timeout);
+        let opening = backend.broker.subscribe(&spec, Arc::<Bell>::clone(&bell), until);
+        let source = crate::runtime::wait(opening, timeout)?;
         Ok(Self { source, bell, waiting, buffer: Vec::new(), seen: Vec::new() })
     }
 

@@ -61,32 +61,78 @@ impl Driver {
 }
 
 impl Shared {
-    #[cfg(feature = "rabbitmq")]
+    /// Makes the backends of the servers that are configured.
     pub(super) fn make_servers(self: &Arc<Self>) -> Result<()> {
-        use super::backends::Relay;
-        use crate::broker::rabbitmq::{RabbitMq, Settings};
-        use crate::broker::{BackendSink, Context};
-        let Some(rabbitmq) = &self.config.rabbitmq else { return Ok(()) };
-        let settings = Settings {
-            rabbitmq: (**rabbitmq).clone(),
-            name: self.config.name.clone().unwrap_or_else(|| "helixmq".into()),
+        #[cfg(feature = "rabbitmq")]
+        if let Some(rabbitmq) = &self.config.rabbitmq {
+            let backend = self.make_server(|context| self.rabbitmq((**rabbitmq).clone(), context))?;
+            self.roles.lock().tasks = Some(backend);
+        }
+        #[cfg(feature = "kafka")]
+        if let Some(kafka) = &self.config.kafka {
+            let backend = self.make_server(|context| self.kafka((**kafka).clone(), context))?;
+            self.roles.lock().events = Some(backend);
+        }
+        Ok(())
+    }
+
+    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+    fn make_server(
+        self: &Arc<Self>,
+        open: impl FnOnce(crate::broker::Context) -> Result<Arc<dyn crate::broker::Broker>>,
+    ) -> Result<Arc<Backend>> {
+        let relay = Arc::new(super::backends::Relay::default());
+        let sink = Arc::clone(&relay) as Arc<dyn crate::broker::BackendSink>;
+        let broker = open(crate::broker::Context { sink, ..self.context.clone() })?;
+        let backend = Backend::new(broker, self.context.id_prefix, self.config.message_bytes_max);
+        relay.connect(self, &backend);
+        Ok(backend)
+    }
+
+    /// What messages name as their source.
+    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+    fn name(&self) -> String {
+        self.config.name.clone().unwrap_or_else(|| "helixmq".into())
+    }
+
+    #[cfg(feature = "rabbitmq")]
+    fn rabbitmq(
+        &self,
+        rabbitmq: crate::config::RabbitmqConfig,
+        context: crate::broker::Context,
+    ) -> Result<Arc<dyn crate::broker::Broker>> {
+        let settings = crate::broker::rabbitmq::Settings {
+            rabbitmq,
+            name: self.name(),
             confirm_timeout: self.config.failover.confirm_timeout,
             message_bytes_max: self.config.message_bytes_max,
             publish_window: self.config.publish_window,
             routes: self.config.routes.clone(),
         };
-        let relay = Arc::new(Relay::default());
-        let sink = Arc::clone(&relay) as Arc<dyn BackendSink>;
-        let broker = RabbitMq::open(settings, Context { sink, ..self.context.clone() })?;
-        let backend = Backend::new(broker, self.context.id_prefix, self.config.message_bytes_max);
-        relay.connect(self, &backend);
-        self.roles.lock().tasks = Some(backend);
-        Ok(())
+        Ok(crate::broker::rabbitmq::RabbitMq::open(settings, context)?)
     }
 
-    #[cfg(not(feature = "rabbitmq"))]
-    pub(super) fn make_servers(self: &Arc<Self>) -> Result<()> {
-        Ok(())
+    #[cfg(feature = "kafka")]
+    fn kafka(
+        &self,
+        kafka: crate::config::KafkaConfig,
+        context: crate::broker::Context,
+    ) -> Result<Arc<dyn crate::broker::Broker>> {
+        let pattern =
+            |topic: &crate::config::TopicConfig| Ok((crate::pattern::Pattern::parse(&topic.pattern)?, topic.spec()));
+        let settings = crate::broker::kafka::Settings {
+            token: kafka.token_provider.as_deref().map(super::process::token_provider).transpose()?,
+            kafka,
+            name: self.name(),
+            group_id: self.config.group_id.clone(),
+            connection_timeout: self.config.connection_timeout,
+            confirm_timeout: self.config.failover.confirm_timeout,
+            message_bytes_max: self.config.message_bytes_max,
+            publish_window: self.config.publish_window,
+            routes: self.config.routes.clone(),
+            topics: self.config.topics.iter().map(pattern).collect::<Result<_>>()?,
+        };
+        Ok(crate::broker::kafka::Kafka::open(settings, context)?)
     }
 
     /// Connects to the servers that are configured, side by side; what is not there in time is

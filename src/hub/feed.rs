@@ -316,18 +316,16 @@ impl Feed {
 
     /// Moves an event subscription; what is buffered is forgotten.
     pub(super) fn seek(&self, to: crate::broker::Start) -> Result<()> {
+        // A server's source waits for its server, and may have to tell of ended leases meanwhile.
+        self.owner.source.seek(to)?;
         let mut deferred = Deferred::default();
-        let sought = {
+        {
             let mut state = self.state.lock();
-            let sought = collecting(&mut deferred, || self.owner.source.seek(to));
-            if sought.is_ok() {
-                self.give_back(&mut state, &mut deferred);
-                state.flow = Flow::More;
-            }
-            sought
-        };
+            self.give_back(&mut state, &mut deferred);
+            state.flow = Flow::More;
+        }
         deferred.run();
-        sought
+        Ok(())
     }
 
     /// The source has something. Before whoever fetches is told.

@@ -16,13 +16,13 @@
 //! dead_letters list, redrive, discard               health     status, metrics, state changes
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::broker::embedded::{Embedded, EmbeddedConfig};
-use crate::broker::{BackendKind, Context, Sink, Source, SubscribeSpec, Wakers};
+use crate::broker::{BackendKind, Context, Sink, Source, SubscribeSpec, Support, Wakers};
 use crate::clock::Clock;
 use crate::config::options::InboxOptions;
 use crate::config::{ClockChoice, Config};
@@ -30,6 +30,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::message::TopicKind;
 use crate::metrics::Metrics;
+use crate::pattern::DEAD_LETTER_SUFFIX;
 use crate::reentrancy::{as_callback, not_from_callback_of, Caller};
 use crate::sync::{Bell, Condvar, Deadline, Mutex, RwLock};
 
@@ -59,7 +60,7 @@ pub use batch::Sending;
 pub use feed::Incoming;
 pub use health::MetricsFormat;
 pub use inbox::{Event, Inbox, InboxWaker, Polled};
-pub use process::{set_log, shutdown, LogLevel, TextHandler};
+pub use process::{set_log, set_token_provider, shutdown, LogLevel, TextHandler};
 pub use publish::{check_header, Publisher, PublisherDefaults, Receipt, ReceiptId};
 pub use settle::{extend, settle, settle_many, Decision, Token};
 pub use subscribe::{Handler, HandlerVerdict, Subscription};
@@ -87,7 +88,8 @@ pub struct Shared {
     /// First uses that fixed a kind without an outlet (subscriptions).
     kinds: Mutex<HashMap<String, (TopicKind, Use)>>,
     /// Dead-letter topics that subscriptions named themselves.
-    dead_letter_names: Mutex<BTreeSet<String>>,
+    /// And which backend those subscriptions have.
+    dead_letter_names: Mutex<BTreeMap<String, BackendKind>>,
     numbers: AtomicU64,
     ids: AtomicU64,
     inflight: Inflight,
@@ -399,19 +401,40 @@ impl Shared {
                 Error::new(Kind::Unsupported, text)
             });
         }
+        if let Some(home) = self.home_of_dead_letters(topic, &roles) {
+            return Ok(home);
+        }
         let (first, second) = match kind {
             TopicKind::Task => (&roles.tasks, &roles.events),
             TopicKind::Event => (&roles.events, &roles.tasks),
         };
+        // A log can do for a queue, but only where a route asks for it.
         let carries = |backend: &&Arc<Backend>| {
             let capabilities = backend.broker.capabilities();
             match kind {
-                TopicKind::Task => capabilities.tasks.is_there(),
-                TopicKind::Event => capabilities.events.is_there(),
+                TopicKind::Task => capabilities.tasks == Support::Native,
+                TopicKind::Event => capabilities.events == Support::Native,
             }
         };
         let chosen = first.as_ref().or(second.as_ref().filter(carries)).unwrap_or(&roles.fallback);
         Ok(Arc::clone(chosen))
+    }
+
+    /// Dead letters are beside what they were, so that they are as safe.
+    fn home_of_dead_letters(&self, topic: &str, roles: &Roles) -> Option<Arc<Backend>> {
+        let named = self.dead_letter_names.lock().get(topic).copied();
+        let kind = match (named, topic.strip_suffix(DEAD_LETTER_SUFFIX)) {
+            (Some(kind), _) => kind,
+            (None, Some(origin)) => {
+                let routed = self.routes.route(origin).and_then(|route| route.backend);
+                let is_event = self.peek_kind(origin, None).is_ok_and(|kind| kind == TopicKind::Event);
+                routed.or_else(|| roles.events.as_ref().filter(|_| is_event).map(|events| events.kind))?
+            }
+            (None, None) => return None,
+        };
+        let all = [roles.tasks.as_ref(), roles.events.as_ref(), Some(&roles.fallback)];
+        let home = all.into_iter().flatten().find(|backend| backend.kind == kind)?;
+        home.broker.capabilities().tasks.is_there().then(|| Arc::clone(home))
     }
 
     /// The outlet of a topic, found or made.

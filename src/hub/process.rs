@@ -3,7 +3,7 @@
 //! Log lines go to one callback, called on a thread of its own, from a bounded queue: what does not
 //! fit is dropped and counted, so that logging never blocks and never recurses.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::inbox::Event;
 use super::{Shared, Timeout};
+use crate::broker::TokenProvider;
 use crate::error::{Error, Kind, Result};
 use crate::reentrancy::{as_callback, not_from_any_callback, not_from_log, Caller};
 use crate::sync::{Bell, Deadline, Mutex};
@@ -202,6 +203,33 @@ pub(super) fn register(hub: &Arc<Shared>) {
     hubs.push(Arc::downgrade(hub));
 }
 
+static TOKENS: Mutex<BTreeMap<String, Arc<dyn TokenProvider>>> = Mutex::new(BTreeMap::new());
+
+/// Most functions that supply tokens.
+const TOKEN_PROVIDERS_MAX: usize = 1024;
+
+/// Names a function that supplies tokens, for hubs that are opened from now on; replaces the one before.
+pub fn set_token_provider(name: &str, provider: Arc<dyn TokenProvider>) -> Result<()> {
+    let mut tokens = TOKENS.lock();
+    if tokens.len() >= TOKEN_PROVIDERS_MAX && !tokens.contains_key(name) {
+        return Err(Error::new(Kind::Full, format!("{TOKEN_PROVIDERS_MAX} token providers are set already")));
+    }
+    let before = tokens.insert(name.to_owned(), provider);
+    // Its end may run a drop function of the program.
+    drop(tokens);
+    drop(before);
+    Ok(())
+}
+
+/// The function of that name.
+#[cfg(feature = "kafka")]
+pub(super) fn token_provider(name: &str) -> Result<Arc<dyn TokenProvider>> {
+    TOKENS.lock().get(name).cloned().ok_or_else(|| {
+        let text = format!("config: `kafka.token_provider`: no function was set as `{name}` before the hub was opened");
+        Error::new(Kind::Config, text).at("kafka.token_provider", 0, 0)
+    })
+}
+
 /// Closes every hub, removes the log callback, and waits until all threads of the library have
 /// ended. The library can be used again afterwards.
 pub fn shutdown(timeout: Timeout) -> Result<()> {
@@ -214,5 +242,8 @@ pub fn shutdown(timeout: Timeout) -> Result<()> {
         answer = answer.and(super::Hub(hub).close(deadline.left()));
     }
     answer = answer.and(swap_log(LogLevel::Error, None, deadline));
+    // Their end may run drop functions of the program.
+    let tokens = std::mem::take(&mut *TOKENS.lock());
+    drop(tokens);
     answer.and(crate::runtime::shutdown(deadline.left()))
 }

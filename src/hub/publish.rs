@@ -267,6 +267,17 @@ impl Shared {
             tell(Ok(self.publish_one(outlet, record, require, Some(Duration::ZERO))?));
             return Ok(());
         }
+        self.start_async(outlet, record, op, tell)
+    }
+
+    /// Hands a record to a server; `tell` is called with its outcome.
+    fn start_async(
+        &self,
+        outlet: &Outlet,
+        record: &Record<'_>,
+        op: u64,
+        tell: impl FnOnce(Result<Receipt>) + Send + 'static,
+    ) -> Result<()> {
         let now = Deadline::after(Some(Duration::ZERO));
         let ticket = self.inflight.enter(now, op, outlet.backend.kind, Done::call(tell))?;
         self.hand_over_ticket(outlet, record, ticket).map_err(|error| self.count_failed(Some(error)))
@@ -465,6 +476,12 @@ impl Shared {
             Ok(outlet) => outlet,
             Err(error) => return done(Err(error)),
         };
+        // It may have come by a form that has one, to where there is none.
+        let priority = match outlet.backend.broker.capabilities().priority.is_there() {
+            true => record.priority,
+            false => limits::PRIORITY_DEFAULT,
+        };
+        let record = &Record { priority, ..*record };
         if outlet.backend.kind == BackendKind::Embedded {
             let handed = self.hand_over(&outlet, std::slice::from_ref(record), Ticket(0), Some(Duration::ZERO));
             return done(handed.stopped.map_or(Ok(()), Err));
@@ -476,7 +493,10 @@ impl Shared {
                 done(result.map(drop));
             }
         };
-        if let Err(error) = self.publish_async(&outlet, record, None, self.next_id(), tell) {
+        // What came in may be larger than what may be published here, and must not stay for that.
+        let started = self.check_open().and_then(|()| outlet.backend.check_up());
+        let started = started.and_then(|()| self.start_async(&outlet, record, self.next_id(), tell));
+        if let Err(error) = started {
             if let Some(done) = shared_done.lock().take() {
                 done(Err(error));
             }

@@ -8,7 +8,7 @@ use crate::broker::BackendKind;
 use crate::config::{Config, OnOutage};
 use crate::error::{Error, Kind, Result};
 use crate::message::TopicKind;
-use crate::pattern::Pattern;
+use crate::pattern::{Pattern, DEAD_LETTER_SUFFIX};
 
 /// Patterns whose topics are tasks where nothing else was said.
 const TASK_PATTERNS: [&str; 4] = ["helixagent.tasks.#", "tasks", "tasks.#", "task.#"];
@@ -79,7 +79,12 @@ impl Routes {
 
     /// The first configured route that matches.
     pub fn route(&self, topic: &str) -> Option<&Route> {
-        self.configured.iter().find(|route| route.pattern.matches(topic))
+        let is_dead = topic.ends_with(DEAD_LETTER_SUFFIX);
+        // A pattern of events does not mean their dead letters, which are tasks.
+        let means = |route: &&Route| {
+            !is_dead || route.kind != Some(TopicKind::Event) || route.text.ends_with(DEAD_LETTER_SUFFIX)
+        };
+        self.configured.iter().filter(means).find(|route| route.pattern.matches(topic))
     }
 
     /// The kind of `topic`, given what this use asks for and how it was used first.
@@ -123,7 +128,7 @@ impl Routes {
     }
 
     fn default_kind(&self, topic: &str) -> TopicKind {
-        if self.tasks.iter().any(|pattern| pattern.matches(topic)) {
+        if topic.ends_with(DEAD_LETTER_SUFFIX) || self.tasks.iter().any(|pattern| pattern.matches(topic)) {
             TopicKind::Task
         } else {
             TopicKind::Event
@@ -134,6 +139,16 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dead_letters_of_events_are_tasks_whatever_pattern_their_events_have() {
+        let table = routes(r#"{"routes":[{"pattern":"audit.#","kind":"event"},{"pattern":"x.dlq","kind":"event"}]}"#);
+        let asked = Some((TopicKind::Task, Use::Publish));
+        assert_eq!(table.kind("audit.x.dlq", asked, None).unwrap().0, TopicKind::Task);
+        assert_eq!(table.kind("audit.x", None, None).unwrap().0, TopicKind::Event);
+        assert_eq!(table.kind("other.dlq", None, None).unwrap().0, TopicKind::Task);
+        assert_eq!(table.kind("x.dlq", asked, None).unwrap_err().kind(), Kind::TopicKind);
+    }
 
     fn routes(json: &str) -> Routes {
         Routes::new(&Config::from_json(json).unwrap()).unwrap()

@@ -185,6 +185,7 @@ impl Hub {
         let concurrency = making.concurrency;
         let sink = Arc::new(SubSink::default());
         let dead_letter = making.dead_letter.clone();
+        let backend = hub.backend_for(&making.spec.pattern, making.spec.kind)?.kind;
         let source = hub.open_source(&making.spec, Arc::clone(&sink) as Arc<dyn Sink>, timeout)?;
         let shared = SubShared::new(hub, making, &source, &target).inspect_err(|_| source.close())?;
         hub.subscriptions.lock().insert(shared.id, Arc::downgrade(&shared));
@@ -197,7 +198,7 @@ impl Hub {
             started = start_dispatchers(hub, &shared, handler, concurrency);
         }
         if let (Ok(()), Some(DeadLetterTopic::Named(name))) = (&started, &dead_letter) {
-            started = hub.remember_dead_letter_topic(name);
+            started = hub.remember_dead_letter_topic(name, backend);
         }
         // A close that has looked at the list before has not seen this one.
         if let Err(error) = started.and_then(|()| hub.check_open()).and_then(|()| shared.check_inbox()) {

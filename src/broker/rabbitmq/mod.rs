@@ -34,6 +34,7 @@ use self::publish::{Job, Publisher, RabbitDestination};
 use self::source::RabbitSource;
 use self::topology::{Topology, DELAY_S_MAX};
 use self::wire::Target;
+use super::tls;
 use super::wire::Forms;
 use super::{
     Admin, BackendEvent, BackendKind, Broker, Capabilities, CloseReport, Context, Declared, Description, Destination,
@@ -56,7 +57,6 @@ mod error;
 mod publish;
 mod ready;
 mod source;
-mod tls;
 mod topology;
 mod way;
 mod wire;
@@ -124,7 +124,7 @@ impl RabbitMq {
     /// # Errors
     /// `Tls` for certificates and keys that cannot be used, `Name` for a route that is no pattern.
     pub fn open(settings: Settings, context: Context) -> Result<Arc<Self>> {
-        let tls = settings.rabbitmq.tls.as_ref().map(tls::connector).transpose()?;
+        let tls = settings.rabbitmq.tls.as_ref().map(|own| tls::connector(BACKEND, own)).transpose()?;
         let forms = Forms::new(&settings.routes)?;
         let shared = Arc::new_cyclic(|own| Shared {
             settings,

@@ -38,7 +38,7 @@ const SOURCE: &str = "ce_source";
 const SUBJECT: &str = "ce_subject";
 const SCHEMA: &str = "ce_dataschema";
 /// Headers that have fields of their own.
-const FIELDS: [&str; 7] = [TRACE_ID, CORRELATION_ID, REPLY_TO, CONTENT_TYPE, SOURCE, SUBJECT, SCHEMA];
+pub(crate) const FIELDS: [&str; 7] = [TRACE_ID, CORRELATION_ID, REPLY_TO, CONTENT_TYPE, SOURCE, SUBJECT, SCHEMA];
 /// No time, as Go writes it.
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 /// Written by the package where nothing else was said.

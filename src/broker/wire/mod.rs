@@ -42,6 +42,7 @@ impl Forms {
     }
 
     /// Whether topics of `pattern` are shared with the package `helixagent`.
+    #[cfg(feature = "rabbitmq")]
     pub fn shares(&self, pattern: &Pattern) -> bool {
         self.0.iter().any(|(own, wire)| *wire == Wire::Helixagent && own.overlaps(pattern))
     }

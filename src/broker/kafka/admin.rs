@@ -1,0 +1,260 @@
+//! Administration: what is in topics, how far groups are, emptying and deleting.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::consume::Subscriber;
+use super::error::{error, of};
+use super::raw::{Client, Code, Failure, List};
+use super::{login, positions, Kafka, Shared, TASK_GROUP};
+use crate::broker::{Admin, Description};
+use crate::clock::Moment;
+use crate::error::{Kind, Result};
+use crate::message::TopicKind;
+use crate::pattern::{Pattern, DEAD_LETTER_SUFFIX};
+use crate::runtime::Pending;
+use crate::sync::Deadline;
+
+/// Between two questions to a coordinator that is not ready yet.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+impl Admin for Kafka {
+    fn describe(&self, pattern: &str, deadline: Moment) -> Pending<Vec<Description>> {
+        let pattern = Pattern::parse(pattern);
+        self.blocking(deadline, move |shared, timeout| describe(shared, &pattern?, timeout))
+    }
+
+    fn purge(&self, topic: &str, deadline: Moment) -> Pending<u64> {
+        let topic = topic.to_owned();
+        self.blocking(deadline, move |shared, timeout| purge(shared, &topic, timeout))
+    }
+
+    fn delete(&self, topic: &str, deadline: Moment) -> Pending<()> {
+        let topic = topic.to_owned();
+        self.blocking(deadline, move |shared, timeout| {
+            let producer = shared.producer()?;
+            shared.topics.forget(&topic);
+            match producer.client.delete_topic(&topic, timeout) {
+                Err(failure) if failure.code != Code::UnknownTopicOrPartition => {
+                    return Err(of("delete a topic", &failure));
+                }
+                _ => {}
+            }
+            shared.live_subscribers().iter().for_each(|own| own.drop_waiting(&topic, |_| i64::MAX));
+            Ok(())
+        })
+    }
+}
+
+fn describe(shared: &Arc<Shared>, pattern: &Pattern, timeout: Duration) -> Result<Vec<Description>> {
+    let client = Arc::clone(&shared.producer()?.client);
+    let until = Deadline::after(Some(timeout));
+    let left = || until.left().unwrap_or(timeout).max(Duration::from_millis(1));
+    let failed = |failure: Failure| of("describe", &failure);
+    let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+    for (topic, number) in positions::partitions(&client, pattern, left()).map_err(failed)? {
+        if pattern.matches(&topic) && !topic.starts_with("__") {
+            topics.entry(topic).or_default().push(number);
+        }
+    }
+    if topics.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut marks: BTreeMap<(&str, i32), (i64, i64)> = BTreeMap::new();
+    for (topic, numbers) in &topics {
+        for number in numbers {
+            marks.insert((topic, *number), watermarks(&client, topic, *number, &left).map_err(failed)?);
+        }
+    }
+    // What is settled here by now counts.
+    let concerned = |own: &Arc<Subscriber>| topics.keys().any(|topic| own.receives(topic));
+    shared.live_subscribers().iter().filter(|own| concerned(own)).for_each(|own| own.commit(until));
+    let kind = |topic: &str| {
+        let of_name = if topic.ends_with(DEAD_LETTER_SUFFIX) { TopicKind::Task } else { TopicKind::Event };
+        shared.topics.kind(topic).unwrap_or(of_name)
+    };
+    let mut groups: Vec<String> = Vec::new();
+    if topics.keys().any(|topic| kind(topic) == TopicKind::Event) {
+        // Each costs a client of its own, so not those that nobody is in, and that nobody here was in.
+        let names: Vec<&str> = topics.keys().map(String::as_str).collect();
+        groups = again(&left, || client.groups_of(&names, left())).map_err(|failure| of("list groups", &failure))?;
+        groups.extend(shared.groups.lock().iter().cloned());
+        groups.sort_unstable();
+        groups.dedup();
+        groups.retain(|group| !group.starts_with(TASK_GROUP));
+    }
+    groups.extend(topics.keys().filter(|topic| kind(topic) == TopicKind::Task).map(|topic| task_group(topic)));
+    let lags = lags(shared, groups, &marks, &left)?;
+    let described = topics.iter().map(|(topic, numbers)| {
+        let own = |number: &i32| marks.get(&(topic.as_str(), *number)).copied().unwrap_or_default();
+        let kind = kind(topic);
+        let lag = lags.get(topic.as_str()).cloned().unwrap_or_default();
+        let all = numbers.iter().map(own).map(|(low, high)| u64::try_from(high - low).unwrap_or_default()).sum();
+        Description {
+            name: topic.clone(),
+            kind: kind.name(),
+            messages: match (kind, lag.get(&task_group(topic))) {
+                // Of tasks, what is done stays in the log for a while.
+                (TopicKind::Task, Some(lag)) => lag.saturating_sub(shared.unsettled(topic)),
+                (TopicKind::Task, None) => u64::saturating_sub(all, shared.unsettled(topic)),
+                (TopicKind::Event, _) => all,
+            },
+            unsettled: shared.unsettled(topic),
+            delayed: 0,
+            bytes: 0,
+            consumers: shared.consumers(topic),
+            expired: 0,
+            dropped: numbers.iter().map(own).map(|(low, _)| u64::try_from(low).unwrap_or_default()).sum(),
+            partitions: numbers.iter().map(own).collect(),
+            lag,
+        }
+    });
+    Ok(described.collect())
+}
+
+/// Of a topic that was just made, the leader may not be known yet.
+fn watermarks(
+    client: &Arc<Client>,
+    topic: &str,
+    number: i32,
+    left: &impl Fn() -> Duration,
+) -> std::result::Result<(i64, i64), Failure> {
+    again(left, || client.watermarks(topic, number, left()))
+}
+
+/// Asks until it is answered, or until it is late, as long as the cluster is only not ready.
+fn again<T>(
+    left: &impl Fn() -> Duration,
+    ask: impl Fn() -> std::result::Result<T, Failure>,
+) -> std::result::Result<T, Failure> {
+    loop {
+        match ask() {
+            Err(failure) if is_not_ready(failure.code) && left() > ASK_AGAIN => pause(),
+            answer => return answer,
+        }
+    }
+}
+
+fn is_not_ready(code: Code) -> bool {
+    matches!(
+        code,
+        Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::WaitingForCoordinator
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::UnknownPartition
+    )
+}
+
+type Lags<'a> = BTreeMap<&'a str, BTreeMap<String, u64>>;
+
+fn task_group(topic: &str) -> String {
+    format!("{TASK_GROUP}{topic}")
+}
+
+/// Groups that are asked about at once.
+const ASKED_AT_ONCE: usize = 32;
+
+/// What each group has not settled, of the topics of which it has committed something.
+fn lags<'a>(
+    shared: &Arc<Shared>,
+    groups: Vec<String>,
+    marks: &BTreeMap<(&'a str, i32), (i64, i64)>,
+    left: &impl Fn() -> Duration,
+) -> Result<Lags<'a>> {
+    let mut lags = Lags::new();
+    let runtime = crate::runtime::handle()?;
+    for some in groups.chunks(ASKED_AT_ONCE) {
+        let asked = some.iter().map(|group| {
+            let mut list = List::new();
+            for (topic, number) in marks.keys() {
+                list.add(topic, *number, 0).map_err(|failure| of("offsets of a group", &failure))?;
+            }
+            let (shared, name, left) = (Arc::clone(shared), group.clone(), left());
+            Ok((group, runtime.spawn_blocking(move || observed(&shared, &name, list, left))))
+        });
+        for (group, answer) in asked.collect::<Result<Vec<_>>>()? {
+            let answer =
+                runtime.block_on(answer).map_err(|_| error(Kind::Panic, "a question about a group panicked"))?;
+            if let Some(committed) = answer.map_err(|failure| of(&format!("offsets of group `{group}`"), &failure))? {
+                add_lag(&mut lags, group, &committed, marks);
+            }
+        }
+    }
+    Ok(lags)
+}
+
+fn add_lag<'a>(lags: &mut Lags<'a>, group: &str, committed: &List, marks: &BTreeMap<(&'a str, i32), (i64, i64)>) {
+    let at = |topic: &str, number: i32| {
+        let own = committed.iter().find(|own| own.topic == topic && own.partition == number && own.result.is_ok());
+        own.map(|own| own.offset).filter(|offset| *offset >= 0)
+    };
+    let topics: BTreeSet<&str> = marks.keys().map(|(topic, _)| *topic).collect();
+    for topic in topics {
+        let own = || marks.iter().filter(|((name, _), _)| *name == topic);
+        if !own().any(|((_, number), _)| at(topic, *number).is_some()) {
+            continue;
+        }
+        // Of a partition of which it has committed nothing, all is still to come.
+        let lag = own().map(|((_, number), (low, high))| high - at(topic, *number).unwrap_or(*low).clamp(*low, *high));
+        let lag = lag.map(|events| u64::try_from(events).unwrap_or_default()).sum();
+        lags.entry(topic).or_default().insert(group.to_owned(), lag);
+    }
+}
+
+/// Fills in what a group has committed; `None`: it is not there any more, or not ours to look at. Each group
+/// is asked about by a client of its own: one knows one group.
+fn observed(
+    shared: &Shared,
+    group: &str,
+    mut list: List,
+    timeout: Duration,
+) -> std::result::Result<Option<List>, Failure> {
+    let until = Deadline::after(Some(timeout));
+    let left = || until.left().unwrap_or(timeout).max(Duration::from_millis(1));
+    let client = shared.reading_client(&login::observer(&shared.settings, group))?;
+    loop {
+        match client.committed(&mut list, left()) {
+            Ok(()) => return Ok(Some(list)),
+            Err(failure) if is_not_ready(failure.code) && left() > ASK_AGAIN => pause(),
+            Err(Failure { code: Code::GroupIdNotFound | Code::GroupAuthorizationFailed, .. }) => return Ok(None),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+fn pause() {
+    let bell = crate::sync::Bell::new();
+    bell.wait(bell.heard(), Deadline::after(Some(ASK_AGAIN)));
+}
+
+/// Everything that is there now is deleted, whoever waits for it.
+fn purge(shared: &Arc<Shared>, topic: &str, timeout: Duration) -> Result<u64> {
+    let client = Arc::clone(&shared.producer()?.client);
+    let failed = |failure: Failure| of("purge a topic", &failure);
+    let until = Deadline::after(Some(timeout));
+    let left = || until.left().unwrap_or(timeout).max(Duration::from_millis(1));
+    let is_task = shared.topics.kind(topic) == Some(TopicKind::Task) || topic.ends_with(DEAD_LETTER_SUFFIX);
+    let waiting = match is_task {
+        true => describe(shared, &Pattern::parse(topic)?, left())?.first().map(|own| own.messages),
+        false => None,
+    };
+    let mut all = 0;
+    let mut list = List::new();
+    let mut before = BTreeMap::new();
+    for (name, number) in positions::partitions(&client, &Pattern::parse(topic)?, left()).map_err(failed)? {
+        let (low, high) = watermarks(&client, &name, number, &left).map_err(failed)?;
+        all += u64::try_from(high - low).unwrap_or_default();
+        before.insert(number, high);
+        list.add(&name, number, high).map_err(failed)?;
+    }
+    if !list.is_empty() {
+        client.delete_records(&list, left()).map_err(failed)?;
+    }
+    let before = |number: i32| before.get(&number).copied().unwrap_or_default();
+    shared.live_subscribers().iter().for_each(|own| own.drop_waiting(topic, before));
+    Ok(waiting.unwrap_or(all))
+}

@@ -1,0 +1,138 @@
+//! Handing records to a producer.
+
+use std::ffi::{c_char, c_void};
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use rdkafka_sys as sys;
+
+use super::{c_text, code, Client, Code, Failure, Result};
+
+/// A topic of a client, kept so that it is not looked up for each record.
+pub struct Topic {
+    topic: NonNull<sys::rd_kafka_topic_t>,
+    client: Arc<Client>,
+}
+
+// SAFETY: librdkafka's topics may be used by any number of threads at once.
+unsafe impl Send for Topic {}
+// SAFETY: as above.
+unsafe impl Sync for Topic {}
+
+/// Values that a call takes for one record.
+const FIXED_VALUES: usize = 7;
+
+/// A record as librdkafka takes it; all of it is copied.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    pub value: &'a [u8],
+    pub key: Option<&'a [u8]>,
+    pub timestamp_ms: i64,
+    pub opaque: u64,
+}
+
+/// Room for the values of one call, reused.
+#[derive(Default)]
+pub struct Values(Vec<sys::rd_kafka_vu_t>);
+
+// SAFETY: holds pointers only during a call.
+unsafe impl Send for Values {}
+
+impl Topic {
+    /// The topic of this name.
+    pub fn new(client: &Arc<Client>, name: &str) -> Result<Self> {
+        let name = c_text(name)?;
+        // SAFETY: client and name live; the default configuration is meant by null.
+        let topic = unsafe { sys::rd_kafka_topic_new(client.ptr(), name.as_ptr(), std::ptr::null_mut()) };
+        match NonNull::new(topic) {
+            Some(topic) => Ok(Self { topic, client: Arc::clone(client) }),
+            // SAFETY: a thread-local of librdkafka's.
+            None => Err(Failure::of(Code::of(unsafe { code::rd_kafka_last_error() }))),
+        }
+    }
+
+    pub(super) fn ptr(&self) -> *mut sys::rd_kafka_topic_t {
+        self.topic.as_ptr()
+    }
+
+    /// Takes a record with its headers (names end with a NUL). Never waits.
+    pub fn produce<'h>(
+        &self,
+        given: &Given<'_>,
+        headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
+        values: &mut Values,
+    ) -> Result<()> {
+        let values = &mut values.0;
+        values.clear();
+        values.reserve(FIXED_VALUES);
+        let memory = |bytes: &[u8]| sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
+            ptr: bytes.as_ptr().cast_mut().cast(),
+            size: bytes.len(),
+        };
+        let mut push = |vtype, u| values.push(sys::rd_kafka_vu_t { vtype, u });
+        use sys::rd_kafka_vtype_t as V;
+        use sys::rd_kafka_vu_s__bindgen_ty_1 as U;
+        push(V::RD_KAFKA_VTYPE_RKT, U { rkt: self.ptr() });
+        push(V::RD_KAFKA_VTYPE_MSGFLAGS, U { i: sys::RD_KAFKA_MSG_F_COPY });
+        push(V::RD_KAFKA_VTYPE_VALUE, U { mem: memory(given.value) });
+        if let Some(key) = given.key {
+            push(V::RD_KAFKA_VTYPE_KEY, U { mem: memory(key) });
+        }
+        push(V::RD_KAFKA_VTYPE_TIMESTAMP, U { i64_: given.timestamp_ms });
+        push(V::RD_KAFKA_VTYPE_OPAQUE, U { ptr: given.opaque as usize as *mut c_void });
+        for (name, value) in headers {
+            let header = sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_2 {
+                name: name.as_ptr().cast::<c_char>(),
+                val: value.as_ptr().cast(),
+                size: value.len() as isize,
+            };
+            push(V::RD_KAFKA_VTYPE_HEADER, U { header });
+        }
+        // SAFETY: client and topic live; every value points to memory that outlives the call, and is copied by
+        // it; names of headers end with a NUL by this function's contract, which `wire::Frame` keeps.
+        unsafe {
+            let failed = sys::rd_kafka_produceva(self.client.ptr(), values.as_ptr(), values.len());
+            Failure::taken(failed)
+        }
+    }
+}
+
+impl Client {
+    /// Ends every record that has not ended; each is reported.
+    pub fn purge(&self) {
+        let flags = sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT;
+        // SAFETY: the client lives.
+        unsafe { sys::rd_kafka_purge(self.ptr(), flags) };
+    }
+
+    /// Records that have not ended.
+    pub fn unfinished(&self) -> usize {
+        // SAFETY: the client lives.
+        usize::try_from(unsafe { sys::rd_kafka_outq_len(self.ptr()) }).unwrap_or_default()
+    }
+}
+
+/// Whether a hand-over was refused for want of room.
+pub fn is_full(failure: &Failure) -> bool {
+    failure.code == Code::QueueFull
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: the last hold.
+        unsafe { sys::rd_kafka_topic_destroy(self.ptr()) };
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Topic")
+    }
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Values")
+    }
+}
