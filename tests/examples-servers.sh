@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs the producer and the worker of examples-c as two processes, and kills the server under them.
+# Runs the producer and the worker of examples-c as two processes, and kills the server under them; then
+# the program that uses both servers, by its environment alone.
 #
 #   tests/examples-servers.sh <directory of libhelixmq.so>
 set -eu
@@ -32,4 +33,22 @@ sort -V "$out/worker" | grep 'is done' >"$out/done"
 seq -f 'job-%g is done' 1 $count | diff - "$out/done" || failed=1
 [ "$(grep -c 'confirmed by the server' "$out/producer")" = $count ] || failed=1
 [ $failed = 0 ] && echo "ok   05_server_producer and 06_server_worker, through a kill of the server: $(grep waits "$out/producer" | head -1)"
+
+kafka=${HMQ_KAFKA_PORT:-9392}
+tools/kafka.sh start >/dev/null
+# What an earlier run left of the last hour.
+tools/kafka.sh tool TopicCommand --delete --if-exists --topic 'user\.(created|deleted)' >/dev/null
+tools/rabbitmq.sh ctl delete_queue tasks.mail >/dev/null 2>&1 || true
+if MESSAGING_ENABLED=true MESSAGING_FALLBACK_INMEMORY=true RABBITMQ_HOST=127.0.0.1 RABBITMQ_PORT=$port \
+    RABBITMQ_USER=guest RABBITMQ_PASSWORD=guest RABBITMQ_VHOST=/ KAFKA_BROKERS=127.0.0.1:$kafka \
+    KAFKA_CLIENT_ID=example KAFKA_GROUP_ID=example \
+    timeout 100 "$out/07_server_tasks_and_events" >"$out/both" 2>"$out/both.err"; then
+    # Workers run beside, and topics and partitions have no order among them.
+    LC_ALL=C sort "$out/both" | diff -u examples-c/07_server_tasks_and_events.expected - || failed=1
+else
+    echo "FAIL: 07_server_tasks_and_events"
+    cat "$out/both" "$out/both.err"
+    failed=1
+fi
+[ $failed = 0 ] && echo "ok   07_server_tasks_and_events"
 exit $failed

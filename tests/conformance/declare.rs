@@ -19,6 +19,15 @@ pub fn declaring_twice_is_the_same(bench: &Bench) {
     assert_eq!(declare(bench, &topic, TopicKind::Task, &open).expect("nothing is asked"), Declared::Existed);
 }
 
+pub fn declaring_partitions_twice_is_the_same(bench: &Bench) {
+    let topic = bench.topic();
+    let spec = TopicSpec { partitions: Some(2), ..TopicSpec::default() };
+    assert_eq!(declare(bench, &topic, TopicKind::Event, &spec).expect("it is new"), Declared::Created);
+    for again in [spec, TopicSpec::default()] {
+        assert_eq!(declare(bench, &topic, TopicKind::Event, &again).expect("it is as asked"), Declared::Existed);
+    }
+}
+
 pub fn another_setting_is_a_conflict_with_both_values(bench: &Bench) {
     let topic = bench.topic();
     let spec = |partitions| TopicSpec { partitions: Some(partitions), ..TopicSpec::default() };

@@ -52,8 +52,14 @@ pub enum Need {
     VirtualTime,
     /// Names, sizes and ranges are checked.
     Checks,
-    /// Bounds and settings of a topic can be declared.
+    /// Settings of a topic can be declared.
     Declare,
+    /// Bounds of a topic hold, to the message.
+    Bounds,
+    /// Bytes of a topic are counted.
+    Bytes,
+    /// Workers share a queue message by message, and not by partitions.
+    Shares,
     Partitions,
     /// A delivery tells its offset.
     Offsets,

@@ -51,7 +51,7 @@ macro_rules! cases {
                 a_prefetch_out_of_range_is_refused [Tasks Checks]
             }
             tasks {
-                competing_consumers_share [Tasks]
+                competing_consumers_share [Tasks Shares]
                 no_task_is_delivered_twice [Tasks]
                 order_is_kept_for_one_consumer [Tasks]
                 prefetch_is_never_exceeded [Tasks]
@@ -112,7 +112,7 @@ macro_rules! cases {
                 order_per_key_is_kept [Events Declare Partitions]
                 event_prefetch_is_never_exceeded [Events]
                 many_events_reach_every_group [Events]
-                retention_drops_the_oldest_and_counts [Events Declare Admin Offsets]
+                retention_drops_the_oldest_and_counts [Events Declare Bounds Admin Offsets]
                 old_events_age_out [Events Declare VirtualTime]
             }
             groups {
@@ -152,20 +152,22 @@ macro_rules! cases {
                 publishers_at_once_keep_the_order_of_their_keys [Tasks]
             }
             space {
-                a_prefix_is_taken_and_the_rest_stays [Tasks Declare]
-                full_says_when_there_is_space [Tasks Declare Space]
+                a_prefix_is_taken_and_the_rest_stays [Tasks Declare Bounds]
+                full_says_when_there_is_space [Tasks Declare Bounds Space]
                 space_that_is_there_is_said_at_once [Tasks Space]
-                bytes_are_bounded_too [Tasks Declare]
-                dropping_the_oldest_is_counted [Tasks Declare Admin]
-                a_slow_consumer_is_back_pressure [Tasks Declare Space]
+                bytes_are_bounded_too [Tasks Declare Bounds]
+                dropping_the_oldest_is_counted [Tasks Declare Bounds Admin]
+                a_slow_consumer_is_back_pressure [Tasks Declare Bounds Space]
             }
             declare {
-                declaring_twice_is_the_same [Tasks Declare]
+                declaring_twice_is_the_same [Tasks Declare Bounds]
+                declaring_partitions_twice_is_the_same [Events Declare Partitions]
                 another_setting_is_a_conflict_with_both_values [Events Declare Partitions]
                 the_other_kind_is_refused [Tasks Events Declare]
             }
             admin {
                 describe_counts [Tasks Admin]
+                describe_counts_bytes [Tasks Admin Bytes]
                 describe_counts_delayed_and_unsettled [Tasks Delay Admin VirtualTime]
                 describe_counts_the_lag_of_groups [Events Admin]
                 describe_takes_a_pattern [Tasks Admin]
@@ -225,6 +227,8 @@ mounts! {
     rabbitmq_quorum = mounts::rabbitmq::quorum;
     #[cfg(feature = "rabbitmq")]
     rabbitmq_classic = mounts::rabbitmq::classic;
+    #[cfg(feature = "kafka")]
+    kafka = mounts::kafka::kafka;
 }
 
 /// Runs one case on one mount, unless the mount lacks what it needs.

@@ -66,18 +66,18 @@ fn long(table: &FieldTable, name: &str) -> Option<String> {
     }
 }
 
-fn headers(incoming: &Incoming) -> Vec<(String, String)> {
+pub fn headers(incoming: &Incoming) -> Vec<(String, String)> {
     let all = incoming.message.headers().into_iter();
     all.map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned())).collect()
 }
 
-fn block(headers: &[(&str, &str)]) -> HeaderBlock {
+pub fn block(headers: &[(&str, &str)]) -> HeaderBlock {
     let mut block = HeaderBlock::default();
     headers.iter().for_each(|(name, value)| block.push(name, value.as_bytes()));
     block
 }
 
-fn named(name: &str, value: &str) -> (String, String) {
+pub fn named(name: &str, value: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 

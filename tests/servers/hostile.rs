@@ -16,7 +16,7 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed | 1;
     (0..length).map(|_| (random(&mut state) >> 32) as u8).collect()
 }
@@ -27,6 +27,11 @@ fn of_fake(fake: &Fake) -> Hub {
 
 /// Runs a hub on it for a while, with a subscription where it gets so far.
 fn suffers(what: &str, script: fn(&mut Peer) -> Result<()>) {
+    suffers_as(what, of_fake, script);
+}
+
+/// The same with another hub of the fake server.
+pub fn suffers_as(what: &str, of_fake: fn(&Fake) -> Hub, script: fn(&mut Peer) -> Result<()>) {
     let fake = Fake::start(script);
     let before = resident(false);
     forget_peak();

@@ -9,7 +9,7 @@ use super::proxy::Proxy;
 use super::*;
 
 /// The outcomes that an inbox was told of, by tag.
-fn outcomes(inbox: &Inbox, count: usize) -> Vec<(u64, helixmq::error::Result<()>)> {
+pub fn outcomes(inbox: &Inbox, count: usize) -> Vec<(u64, helixmq::error::Result<()>)> {
     let (mut events, mut all) = (Vec::new(), Vec::new());
     while all.len() < count {
         assert_eq!(inbox.poll(1000, WAIT, &mut events), Polled::Data, "{} were told", all.len());
@@ -227,10 +227,18 @@ fn f52_a_process_without_descriptors_goes_on_when_it_has_some() {
 #[test]
 #[ignore = "a process of its own, for f52"]
 fn f52_child() {
-    let config = json!({"connection_timeout_ms": 500, "rabbitmq": {"host": "127.0.0.1", "port": port()}}).to_string();
+    without_descriptors(json!({"rabbitmq": {"host": "127.0.0.1", "port": port()}}), |hub| {
+        publish(hub, "tasks.f52", "x")
+    });
+}
+
+/// Opens hubs with few descriptors left, and publishes; takes all there are of this process.
+pub fn without_descriptors(mut config: Value, publish: fn(&Hub) -> helixmq::error::Result<helixmq::hub::Receipt>) {
+    config["connection_timeout_ms"] = json!(500);
+    let config = config.to_string();
     let open = || Hub::open(Config::from_json(&config).unwrap(), WAIT);
     let first = open().unwrap();
-    publish(&first, "tasks.f52", "x").unwrap();
+    publish(&first).unwrap();
     first.close(WAIT).unwrap();
     let mut rest = 0;
     until("rest", || {
@@ -246,10 +254,10 @@ fn f52_child() {
         taken.truncate(taken.len() - left);
         match open() {
             Ok(hub) => {
-                failures += usize::from(publish(&hub, "tasks.f52", "x").is_err());
+                failures += usize::from(publish(&hub).is_err());
                 println!("{left} left: {} {}", state(&hub), own(&hub)["last_error"]["message"]);
                 drop(taken);
-                until("a connection", || publish(&hub, "tasks.f52", "x").is_ok());
+                until("a connection", || publish(&hub).is_ok());
                 hub.close(WAIT).unwrap();
             }
             Err(refused) => {
@@ -268,9 +276,16 @@ fn f54_a_slow_consumer_of_a_fast_publisher_costs_no_memory() {
     let _alone = alone();
     let hub = hub(json!({}));
     let (topic, inbox) = (topic(), inbox(&hub));
-    let results = hub.inbox(InboxOptions::from_json(r#"{"capacity": 8000}"#).unwrap()).unwrap();
     let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": 20}), &inbox);
-    let publisher = publisher(&hub, &topic);
+    publish_faster_than_consume(&hub, &topic, &inbox);
+    hub.close(WAIT).unwrap();
+    server(&["ctl", "delete_queue", &topic]);
+}
+
+/// Publishes as fast as it goes and takes one message a second from the inbox, within so much memory.
+pub fn publish_faster_than_consume(hub: &Hub, topic: &str, inbox: &Inbox) {
+    let results = hub.inbox(InboxOptions::from_json(r#"{"capacity": 8000}"#).unwrap()).unwrap();
+    let publisher = publisher(hub, topic);
     publisher.send(&Record::new(&[0; 1024]), WAIT).unwrap();
     forget_peak();
     let begin = resident(false);
@@ -295,7 +310,7 @@ fn f54_a_slow_consumer_of_a_fast_publisher_costs_no_memory() {
             steady = Some(resident(true));
         }
         if start.elapsed().as_secs() > consumed {
-            ack(&next(&inbox));
+            ack(&next(inbox));
             consumed += 1;
         }
     }
@@ -307,8 +322,6 @@ fn f54_a_slow_consumer_of_a_fast_publisher_costs_no_memory() {
     println!("{sent} sent, {full} times full, {consumed} consumed, {} KiB, then {} KiB", all / 1024, grown / 1024);
     assert!(all < 128 << 20 && grown < 32 << 20, "{all} bytes, then {grown}");
     assert!(full > 0 && confirmed == sent && sent > 1000 * consumed, "{sent} {full} {confirmed} {consumed}");
-    hub.close(WAIT).unwrap();
-    server(&["ctl", "delete_queue", &topic]);
 }
 
 /// The client library never uses a channel's number again that the server has closed: each topic that is

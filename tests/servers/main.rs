@@ -1,4 +1,4 @@
-//! The hub on a real RabbitMQ server, through its faults. `make test-infra-start` starts the server.
+//! The hub on real RabbitMQ and Kafka servers, through their faults. `make test-infra-start` starts them.
 
 #![cfg(feature = "rabbitmq")]
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test says what is wrong by failing")]
@@ -17,6 +17,18 @@ use serde_json::{json, Value};
 mod fake;
 mod forms;
 mod hostile;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_faults;
+#[cfg(feature = "kafka")]
+mod kafka_forms;
+#[cfg(feature = "kafka")]
+mod kafka_groups;
+#[cfg(feature = "kafka")]
+mod kafka_login;
+#[cfg(feature = "kafka")]
+mod kafka_replay;
 mod limits;
 mod network;
 mod proxy;
@@ -51,7 +63,11 @@ fn hub(more: Value) -> Hub {
 }
 
 fn hub_at(port: u16, more: Value) -> Hub {
-    let mut config = json!({"connection_timeout_ms": 5000, "rabbitmq": {"host": "127.0.0.1", "port": port}});
+    open_over(json!({"connection_timeout_ms": 5000, "rabbitmq": {"host": "127.0.0.1", "port": port}}), more)
+}
+
+/// A hub with `more` over this configuration, section by section.
+fn open_over(mut config: Value, more: Value) -> Hub {
     for (name, value) in more.as_object().unwrap() {
         match (&mut config[name.as_str()], value) {
             (Value::Object(there), Value::Object(more)) => there.extend(more.clone()),
@@ -107,11 +123,17 @@ fn text(incoming: &Incoming) -> String {
     String::from_utf8_lossy(incoming.message.payload()).into_owned()
 }
 
-/// Lets the tests' own server do something.
+/// Lets the tests' own RabbitMQ do something.
 fn server(arguments: &[&str]) {
-    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/rabbitmq.sh");
-    let done = Command::new(tool).args(arguments).output().unwrap();
-    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    tool("rabbitmq.sh", arguments);
+}
+
+/// Runs a tool of the repository, which must succeed; answers what it printed.
+fn tool(name: &str, arguments: &[&str]) -> String {
+    let path = format!("{}/tools/{name}", env!("CARGO_MANIFEST_DIR"));
+    let done = Command::new(path).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
 /// A user of the server, as long as a test has it.
@@ -204,10 +226,11 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// What health tells of the server.
 fn own(hub: &Hub) -> Value {
     let health = hub.health();
     let all = health["backends"].as_array().unwrap();
-    all.iter().find(|backend| backend["backend"] == "rabbitmq").unwrap().clone()
+    all.iter().find(|backend| backend["backend"] != "embedded").unwrap().clone()
 }
 
 fn state(hub: &Hub) -> String {

@@ -8,7 +8,7 @@ use helixmq::error::{Fate, Kind};
 use super::proxy::{Proxy, Toxic, Way};
 use super::*;
 
-const BLACKHOLE: Toxic = Toxic {
+pub const BLACKHOLE: Toxic = Toxic {
     latency: Duration::ZERO,
     jitter: Duration::ZERO,
     slice: 0,

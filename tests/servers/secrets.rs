@@ -13,7 +13,7 @@ use super::proxy::{Proxy, Toxic, Way};
 use super::tls::certificate;
 use super::*;
 
-const CANARY: &str = "hunter2-canary";
+pub const CANARY: &str = "hunter2-canary";
 
 /// All that was seen.
 static SEEN: Mutex<String> = Mutex::new(String::new());
@@ -94,17 +94,39 @@ fn f55_no_secret_is_in_anything_that_can_be_seen() {
     server(&["ctl", "delete_user", &user]);
     assert!(told.contains("trace ") && told.contains("log ") && told.contains("ACCESS"), "{} bytes", told.len());
     assert!(told.contains("certificate verify failed") && told.len() > 50_000, "{} bytes", told.len());
+    assert_no_secret(&told);
+}
+
+/// Looks for the canary in everything that was seen.
+pub fn assert_no_secret(told: &str) {
     for spelling in spellings() {
         let hits: Vec<&str> = told.lines().filter(|line| line.contains(&spelling)).collect();
         assert!(hits.is_empty(), "{} lines with a secret, like {}", hits.len(), hits[0]);
     }
 }
 
+/// Sees everything from now on.
+pub fn begin_to_see() {
+    tracing::subscriber::set_global_default(Traces).unwrap();
+    set_log(LogLevel::Debug, Some(Box::new(Lines))).unwrap();
+}
+
+/// Prints everything that was seen, for the parent process.
+pub fn print_seen() {
+    let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    std::io::stdout().write_all(seen.as_bytes()).unwrap();
+}
+
 /// One hub with this section, seen from all sides; `more` happens while it is open.
 fn watch(port: u16, section: Value, more: impl FnOnce(&Hub)) {
     let mut rabbitmq = json!({"host": "127.0.0.1", "port": port});
     rabbitmq.as_object_mut().unwrap().extend(section.as_object().unwrap().clone());
-    let text = json!({"connection_timeout_ms": 700, "rabbitmq": rabbitmq}).to_string();
+    watch_hub(json!({"connection_timeout_ms": 700, "rabbitmq": rabbitmq}), more);
+}
+
+/// The same with any configuration.
+pub fn watch_hub(config: Value, more: impl FnOnce(&Hub)) {
+    let text = config.to_string();
     let config = match Config::from_json(&text) {
         Ok(config) => config,
         Err(refused) => return see_error(&refused),
@@ -137,8 +159,7 @@ fn watch(port: u16, section: Value, more: impl FnOnce(&Hub)) {
 #[test]
 #[ignore = "a process of its own, for f55: it takes all traces"]
 fn f55_child() {
-    tracing::subscriber::set_global_default(Traces).unwrap();
-    set_log(LogLevel::Debug, Some(Box::new(Lines))).unwrap();
+    begin_to_see();
     let file = std::env::temp_dir().join(format!("hmq-secret-{}", std::process::id()));
     std::fs::write(&file, CANARY).unwrap();
     let user = std::env::var("HMQ_TEST_USER").unwrap_or_else(|_| "nobody".into());
@@ -192,6 +213,5 @@ fn f55_child() {
     let fake = Fake::start(|peer| peer.greet(TUNE));
     watch(fake.port, right, nothing);
     let _ = std::fs::remove_file(&file);
-    let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    std::io::stdout().write_all(seen.as_bytes()).unwrap();
+    print_seen();
 }

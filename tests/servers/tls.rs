@@ -19,7 +19,7 @@ fn with_tls(tls: Value) -> Hub {
     hub_at(tls_port(), json!({"connection_timeout_ms": 3000, "rabbitmq": {"tls": tls}}))
 }
 
-fn cause(hub: &Hub) -> String {
+pub fn cause(hub: &Hub) -> String {
     hub.health()["backends"].to_string()
 }
 

@@ -2,5 +2,7 @@
 
 pub mod embedded;
 pub mod hub;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
