@@ -1,5 +1,5 @@
 //! Links the shared library of this repository, and the system's libzmq as a peer; with the feature
-//! `servers`, librabbitmq.
+//! `servers`, librabbitmq; and builds librdkafka's own program beside the librdkafka of the `rdkafka` crate.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=HELIXMQ_LIB_DIR");
@@ -9,7 +9,10 @@ fn main() {
     }
     println!("cargo:rustc-link-lib=dylib=helixmq");
     #[cfg(feature = "servers")]
-    rabbitmq_c();
+    {
+        rabbitmq_c();
+        rdkafka_performance();
+    }
     #[cfg(not(feature = "servers"))]
     needed("libzmq", "libzmq3-dev");
 }
@@ -29,4 +32,23 @@ fn rabbitmq_c() {
     cc::Build::new().file(SOURCE).opt_level(2).warnings(true).compile("rabbitmq_c_loop");
     // After the loop, which needs it.
     needed("librabbitmq", "librabbitmq-dev");
+}
+
+/// The program that librdkafka measures itself with, linked with the same build of it as the crate.
+#[cfg(feature = "servers")]
+fn rdkafka_performance() {
+    use std::process::{Command, Stdio};
+
+    const PROGRAM: &str = "rdkafka_performance";
+    let root = std::env::var("DEP_RDKAFKA_ROOT").expect("rdkafka-sys tells where it builds");
+    let examples = format!("{root}/examples");
+    let made = Command::new("make")
+        .args(["-s", "-C", &examples, PROGRAM])
+        // Cargo's own, for others than this one.
+        .env_remove("MAKEFLAGS")
+        // Cargo would read it.
+        .stdout(Stdio::null())
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "{PROGRAM} could not be made in {examples}");
+    println!("cargo:rustc-env=RDKAFKA_PERFORMANCE={examples}/{PROGRAM}");
 }

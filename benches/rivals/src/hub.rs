@@ -99,9 +99,14 @@ pub struct Inbox(*mut hmq_inbox);
 impl Inbox {
     /// Fills `events` with what comes first; answers how many.
     pub fn poll(&self, events: &mut [hmq_event]) -> usize {
+        self.poll_within(events, -1)
+    }
+
+    /// The same; none, if nothing comes for `timeout_ms`.
+    pub fn poll_within(&self, events: &mut [hmq_event], timeout_ms: i32) -> usize {
         let mut count = 0;
         // SAFETY: there is room for as many events as the call is told.
-        let status = unsafe { hmq_inbox_poll(self.0, events.as_mut_ptr(), events.len(), -1, &mut count) };
+        let status = unsafe { hmq_inbox_poll(self.0, events.as_mut_ptr(), events.len(), timeout_ms, &mut count) };
         assert!(status == HMQ_OK || status == HMQ_NO_DATA, "hmq_inbox_poll: {status}");
         count
     }
@@ -265,7 +270,8 @@ pub fn empty_event() -> hmq_event {
     hmq_event { size: size_of::<hmq_event>() as u32, ..zero }
 }
 
-fn empty_settlement() -> hmq_settlement {
+/// An acknowledgement, still without a token.
+pub fn empty_settlement() -> hmq_settlement {
     hmq_settlement {
         size: size_of::<hmq_settlement>() as u32,
         verdict: HMQ_ACK,

@@ -92,6 +92,7 @@ pub fn quartiles(values: impl Iterator<Item = f64>) -> Quartiles {
 pub struct Meter {
     started: Instant,
     usage: Usage,
+    whose: libc::c_int,
 }
 
 #[derive(Clone, Copy)]
@@ -102,7 +103,16 @@ struct Usage {
 
 impl Meter {
     pub fn start() -> Self {
-        Self { usage: usage(), started: Instant::now() }
+        Self::of(libc::RUSAGE_SELF)
+    }
+
+    /// Measures children instead, which are started and waited for from now on.
+    pub fn of_children() -> Self {
+        Self::of(libc::RUSAGE_CHILDREN)
+    }
+
+    fn of(whose: libc::c_int) -> Self {
+        Self { usage: usage(whose), started: Instant::now(), whose }
     }
 
     /// Messages per second since the start, and what they cost.
@@ -113,7 +123,7 @@ impl Meter {
 
     /// A sample of another value than the rate.
     pub fn sample(self, messages: u64, value: f64) -> Sample {
-        let (now, count) = (usage(), messages as f64);
+        let (now, count) = (usage(self.whose), messages as f64);
         Sample {
             value,
             cpu_us: (now.cpu_us - self.usage.cpu_us) / count,
@@ -122,11 +132,11 @@ impl Meter {
     }
 }
 
-fn usage() -> Usage {
+fn usage(whose: libc::c_int) -> Usage {
     // SAFETY: zero is a value of the struct, which the call fills.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        libc::getrusage(whose, &mut usage);
         usage
     };
     let micros = |time: libc::timeval| time.tv_sec as f64 * 1e6 + time.tv_usec as f64;

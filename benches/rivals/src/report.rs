@@ -107,7 +107,8 @@ pub fn markdown(rows: &[Row], intro: &str) -> String {
     text
 }
 
-/// The document with the table between the two marks of that name; the table alone where there are none.
+/// The document with the table between the two marks of that name, which are put at its end where they are
+/// missing.
 pub fn placed(document: Option<&str>, table: &str, name: &str) -> String {
     let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
     let parts = document.and_then(|text| {
@@ -117,7 +118,7 @@ pub fn placed(document: Option<&str>, table: &str, name: &str) -> String {
     });
     match parts {
         Some((before, after)) => format!("{before}{begin}\n{table}\n{end}{after}"),
-        None => table.to_owned(),
+        None => format!("{}{begin}\n{table}\n{end}\n", document.unwrap_or_default()),
     }
 }
 

@@ -1,24 +1,21 @@
 //! helixmq as a side: a hub with RabbitMQ alone, used through its C ABI.
 
-use std::ptr::{null, null_mut};
+use std::ptr::null;
 use std::time::{Duration, Instant};
 
 use helixmq_rivals::abi::*;
-use helixmq_rivals::hub::{empty_event, empty_record, must, Hub, Inbox, Publisher};
+use helixmq_rivals::hub::{empty_event, must, Hub, Publisher};
 use helixmq_rivals::pairs::{Meter, Sample};
 
 use super::load::{median, Consumes, Load, Publishes, RoundTrips, Server, To, HOST, PREFETCH, VHOST};
+use super::outcomes::{record_of, Outcomes, EVENTS, RECORDS};
 
-/// Records of one call of `hmq_pub_send_inbox`.
-const RECORDS: usize = 128;
-/// Events of one poll.
-const EVENTS: usize = 256;
 /// The largest window.
 const WINDOW: usize = 5_000;
 
-/// A hub and an inbox for outcomes.
+/// A hub and its outcomes.
 pub struct Ours {
-    inbox: Inbox,
+    outcomes: Outcomes,
     hub: Hub,
     events: Box<[hmq_event; EVENTS]>,
 }
@@ -30,8 +27,7 @@ impl Ours {
             r#"{{"name": "bench", "publish_window": {WINDOW}, "rabbitmq": {{"host": "{HOST}", "port": {}, "vhost": "{VHOST}", "queue_type": "{queues}"}}}}"#,
             server.port
         ));
-        let inbox = hub.inbox(&format!(r#"{{"capacity": {WINDOW}}}"#));
-        Self { inbox, hub, events: Box::new([empty_event(); EVENTS]) }
+        Self { outcomes: Outcomes::of(&hub, WINDOW), hub, events: Box::new([empty_event(); EVENTS]) }
     }
 
     fn publisher(&self, load: &Load) -> Publisher {
@@ -54,71 +50,22 @@ impl Ours {
 
     /// Puts `count` messages into a queue.
     pub fn fill(&mut self, load: &Load, count: usize) {
-        let mut publisher = self.publisher(load);
+        let (publisher, body) = (self.publisher(load), load.body());
         let mut left = count;
-        self.windowed(&mut publisher, load, |sent| {
+        self.outcomes.publish(&publisher, &record_of(&body), load.window, |sent| {
             left -= sent;
             left
         });
-    }
-
-    /// Publishes with the window kept full, until `more`, told how many were taken last, wants none;
-    /// then waits for the rest. Answers how many were confirmed.
-    fn windowed(&mut self, publisher: &mut Publisher, load: &Load, mut more: impl FnMut(usize) -> usize) -> u64 {
-        let body = load.body();
-        let record = hmq_record { payload: body.as_ptr().cast(), payload_len: body.len(), ..empty_record() };
-        let records = [record; RECORDS];
-        let (mut open, mut confirmed) = (0, 0);
-        let mut wanted = more(0);
-        while wanted > 0 || open > 0 {
-            let count = RECORDS.min(wanted).min(load.window - open);
-            // Calls are not made smaller than need be; half of a small window goes at once.
-            if count > 0 && (count == wanted || load.window - open >= RECORDS.min(load.window / 2)) {
-                let mut accepted = 0;
-                let inbox = self.inbox.handle();
-                // SAFETY: `count` records whose bodies outlive the call.
-                must(|err| unsafe {
-                    hmq_pub_send_inbox(
-                        publisher.handle(),
-                        records.as_ptr(),
-                        count,
-                        inbox,
-                        null_mut(),
-                        &mut accepted,
-                        err,
-                    )
-                });
-                open += accepted;
-                wanted = more(accepted);
-            } else {
-                let outcomes = self.outcomes();
-                open -= outcomes;
-                confirmed += outcomes as u64;
-            }
-        }
-        confirmed
-    }
-
-    /// Outcomes of publishes, all of which must be confirmed.
-    fn outcomes(&mut self) -> usize {
-        let count = self.inbox.poll(&mut self.events[..]);
-        for event in &self.events[..count] {
-            let (kind, status) = (event.kind, event.status);
-            assert!(kind == HMQ_EV_PUBLISHED && status == HMQ_OK, "event {kind} with status {status}");
-        }
-        // SAFETY: `count` events are filled.
-        unsafe { hmq_events_clear(self.events.as_mut_ptr(), count) };
-        count
     }
 }
 
 impl Publishes for Ours {
     fn publish(&mut self, load: &Load, time: Duration) -> Sample {
-        let mut publisher = self.publisher(load);
+        let (publisher, body) = (self.publisher(load), load.body());
         let meter = Meter::start();
         let end = Instant::now() + time;
-        let count =
-            self.windowed(&mut publisher, load, |_| if Instant::now() < end { RECORDS.min(load.window) } else { 0 });
+        let more = |_: usize| if Instant::now() < end { RECORDS.min(load.window) } else { 0 };
+        let count = self.outcomes.publish(&publisher, &record_of(&body), load.window, more);
         meter.rate(count)
     }
 }
@@ -127,7 +74,7 @@ impl RoundTrips for Ours {
     fn round_trips(&mut self, load: &Load, time: Duration) -> Sample {
         let mut publisher = self.publisher(load);
         let body = load.body();
-        let record = hmq_record { payload: body.as_ptr().cast(), payload_len: body.len(), ..empty_record() };
+        let record = record_of(&body);
         let mut micros = Vec::new();
         let meter = Meter::start();
         let mut started = Instant::now();

@@ -249,7 +249,7 @@ enum Peer {
 }
 
 /// Prints and answers a row; one without a minimum has no verdict.
-fn row(
+pub fn row(
     id: &'static str,
     what: &str,
     peer: &str,
@@ -270,7 +270,8 @@ fn unbound(bytes: usize, window: usize) -> Load {
     Load { topic: UNBOUND, to: To::Nobody, bytes, window, dressed: false }
 }
 
-fn rates(comparison: &Comparison) -> (String, String) {
+/// Messages per second of both sides.
+pub fn rates(comparison: &Comparison) -> (String, String) {
     let rate = |sample: Sample| format!("{:.1} k/s", sample.value / 1e3);
     (rate(comparison.ours), rate(comparison.peer))
 }

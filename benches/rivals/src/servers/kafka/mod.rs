@@ -1,0 +1,11 @@
+//! The rows with a Kafka server: ours beside librdkafka's own program and the clients of the `rdkafka`
+//! crate.
+
+mod cluster;
+mod load;
+mod ours;
+mod performance;
+mod rdkafka;
+mod rows;
+
+pub use rows::{solo, Rows};
