@@ -125,6 +125,14 @@ impl Shared {
             let text = format!("the hub knows {TOPICS_MAX} names of dead-letter topics already");
             return Err(Error::new(Kind::Full, text).at("dead_letter", 0, 0));
         }
+        if let Some(home) = names.get(topic).filter(|home| **home != backend) {
+            let text = format!(
+                "`{topic}` takes dead letters of the {} backend already; those of the {} backend need another name",
+                home.name(),
+                backend.name()
+            );
+            return Err(Error::new(Kind::Conflict, text).at("dead_letter", 0, 0));
+        }
         names.insert(topic.to_owned(), backend);
         Ok(())
     }

@@ -167,6 +167,8 @@ struct State {
     batch: usize,
     refilled: Moment,
     paused: bool,
+    /// It is being moved: nothing is handed over, and nothing fetched.
+    seeking: bool,
     closed: bool,
     /// `None`: no manual credit.
     credit: Option<u64>,
@@ -201,6 +203,7 @@ impl Feed {
             batch: 1,
             refilled: Moment::default(),
             paused: false,
+            seeking: false,
             closed: false,
             credit: manual_credit.then_some(0),
             counts: Counts::default(),
@@ -228,7 +231,7 @@ impl Feed {
                 break Flow::Idle;
             }
             let wanted = max - given;
-            let allowed = if state.paused { 0 } else { state.credit.unwrap_or(u64::MAX) };
+            let allowed = if state.paused || state.seeking { 0 } else { state.credit.unwrap_or(u64::MAX) };
             let room = wanted.min(usize::try_from(allowed).unwrap_or(usize::MAX));
             let ready = room.min(state.buffer.len());
             state.buffer.drain(..ready).for_each(&mut give);
@@ -314,18 +317,29 @@ impl Feed {
         }
     }
 
-    /// Moves an event subscription; what is buffered is forgotten.
+    /// Moves an event subscription; what is buffered is forgotten. Nothing is handed over meanwhile; whoever
+    /// fetches is to be told afterwards, whatever the answer.
     pub(super) fn seek(&self, to: crate::broker::Start) -> Result<()> {
-        // A server's source waits for its server, and may have to tell of ended leases meanwhile.
-        self.owner.source.seek(to)?;
         let mut deferred = Deferred::default();
         {
             let mut state = self.state.lock();
-            self.give_back(&mut state, &mut deferred);
-            state.flow = Flow::More;
+            if std::mem::replace(&mut state.seeking, true) {
+                return Err(Error::new(Kind::State, "the subscription is being moved by another call"));
+            }
+            if self.ledger.is_some() {
+                self.give_back(&mut state, &mut deferred);
+            }
         }
         deferred.run();
-        Ok(())
+        // With no lock: a server's source waits for its server, and may have to tell of ended leases.
+        let sought = self.owner.source.seek(to);
+        let mut state = self.state.lock();
+        state.seeking = false;
+        if sought.is_ok() {
+            state.buffer.clear();
+            state.flow = Flow::More;
+        }
+        sought
     }
 
     /// The source has something. Before whoever fetches is told.

@@ -392,7 +392,10 @@ impl Shared {
     /// The backend of a topic: the route's, else the role's, else whatever single broker there is.
     fn backend_for(&self, topic: &str, kind: TopicKind) -> Result<Arc<Backend>> {
         let roles = self.roles.lock();
-        let asked = self.routes.route(topic).and_then(|route| route.backend);
+        // A pattern that covers dead letters by the way does not say where they go.
+        let is_dead = topic.ends_with(DEAD_LETTER_SUFFIX);
+        let says = |route: &&route::Route| !is_dead || route.text.ends_with(DEAD_LETTER_SUFFIX);
+        let asked = self.routes.route(topic).filter(says).and_then(|route| route.backend);
         if let Some(asked) = asked {
             let all = [roles.tasks.as_ref(), roles.events.as_ref(), Some(&roles.fallback)];
             let found = all.into_iter().flatten().find(|backend| backend.kind == asked);
@@ -422,6 +425,9 @@ impl Shared {
 
     /// Dead letters are beside what they were, so that they are as safe.
     fn home_of_dead_letters(&self, topic: &str, roles: &Roles) -> Option<Arc<Backend>> {
+        if crate::config::is_pattern(topic) {
+            return None;
+        }
         let named = self.dead_letter_names.lock().get(topic).copied();
         let kind = match (named, topic.strip_suffix(DEAD_LETTER_SUFFIX)) {
             (Some(kind), _) => kind,

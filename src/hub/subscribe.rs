@@ -246,9 +246,9 @@ impl Subscription {
     /// Moves an event subscription.
     pub fn seek(&self, options: &SeekOptions, _timeout: Timeout) -> Result<()> {
         self.0.check_open()?;
-        self.0.feed.seek(options.to)?;
+        let sought = self.0.feed.seek(options.to);
         self.0.ready();
-        Ok(())
+        sought
     }
 
     /// Pauses or resumes.

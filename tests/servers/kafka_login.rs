@@ -1,6 +1,7 @@
 //! Who is let in at a Kafka server, who is not, what they may do, and that nobody untrusted is told a
 //! password.
 
+use helixmq::config::options::ReplayOptions;
 use helixmq::error::{Fate, Kind};
 
 use super::kafka::{alone, event, hub, member, options, port, selector, server, topic};
@@ -64,6 +65,44 @@ fn everybody_who_may_is_let_in() {
         works(&hub);
         hub.close(WAIT).unwrap();
     }
+}
+
+/// Tokens as the server's trial of them takes: nobody has signed them.
+struct Tokens {
+    asked: std::sync::atomic::AtomicUsize,
+}
+
+impl helixmq::broker::TokenProvider for Tokens {
+    fn token(&self) -> helixmq::error::Result<(String, i64)> {
+        use base64::Engine as _;
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let text = |json: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json.to_string());
+        let claims = json!({"sub": "alice", "iat": now, "exp": now + 600});
+        let token = format!("{}.{}.", text(json!({"alg": "none"})), text(claims));
+        Ok((token, i64::try_from((now + 600) * 1000).unwrap()))
+    }
+}
+
+/// Each client asks: the publisher, a member, a replay, and who asks for the lag of a group.
+#[test]
+fn a_login_by_token_lets_everybody_in() {
+    let _alone = alone();
+    let tokens = std::sync::Arc::new(Tokens { asked: Default::default() });
+    helixmq::hub::set_token_provider("test-tokens", std::sync::Arc::<Tokens>::clone(&tokens)).unwrap();
+    let own = json!({"sasl_mechanism": "OAUTHBEARER", "token_provider": "test-tokens"});
+    let hub = with(section("sasl_plaintext", own));
+    assert_eq!(state(&hub), "up", "{}", cause(&hub));
+    let (topic, inbox, past) = (topic(), inbox(&hub), inbox(&hub));
+    event(&hub, &topic, None, "x").unwrap();
+    let _sub = member(&hub, &topic, &inbox, json!({}));
+    ack(&next(&inbox));
+    let replay = ReplayOptions::from_json(&json!({"topic": topic}).to_string()).unwrap();
+    let _replay = hub.replay_inbox(replay, &past, 0, WAIT).unwrap();
+    assert_eq!(text(&next(&past)), "x");
+    until("no lag", || hub.describe(&selector(&topic), WAIT).unwrap()[0]["lag"][format!("group-of-{topic}")] == 0);
+    assert!(tokens.asked.load(Ordering::SeqCst) >= 4);
+    hub.close(WAIT).unwrap();
 }
 
 #[test]

@@ -215,7 +215,7 @@ fn observed(
 ) -> std::result::Result<Option<List>, Failure> {
     let until = Deadline::after(Some(timeout));
     let left = || until.left().unwrap_or(timeout).max(Duration::from_millis(1));
-    let client = shared.reading_client(&login::observer(&shared.settings, group))?;
+    let client = shared.reading_client(&login::observer(&shared.settings, group), &Arc::default())?;
     loop {
         match client.committed(&mut list, left()) {
             Ok(()) => return Ok(Some(list)),

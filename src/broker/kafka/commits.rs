@@ -119,9 +119,9 @@ impl Commits {
         all
     }
 
-    /// Commits all that is pending, if that can be done in time. `meanwhile` hears what else the client says:
-    /// a group may have to come to rest first.
-    pub fn flush(&mut self, deadline: Deadline, mut meanwhile: impl FnMut()) {
+    /// Commits all that is pending, if that can be done in time. `meanwhile` hears what else the client says (a
+    /// group may have to come to rest first), and answers the partitions that were lost.
+    pub fn flush(&mut self, deadline: Deadline, mut meanwhile: impl FnMut() -> Vec<(String, i32)>) {
         self.next = Moment::default();
         while !self.pending.is_empty() && !deadline.has_passed() {
             if self.sent.is_none() && self.next <= self.clock.now() {
@@ -133,7 +133,8 @@ impl Commits {
                     self.next = Moment::default();
                 }
             }
-            meanwhile();
+            let lost = meanwhile();
+            self.forget(|topic, number| lost.iter().any(|(own, of)| own == topic && *of == number));
         }
     }
 }

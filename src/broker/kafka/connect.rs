@@ -58,6 +58,10 @@ impl Shared {
         if producer.downs.load(Ordering::Acquire) != downs && self.link.lock().take_if(|own| *own == epoch).is_some() {
             return Err(failure(Kind::BackendDown, "the connection was lost at once"));
         }
+        if let Some(error) = producer.failed.lock().clone() {
+            self.link.lock().take_if(|own| *own == epoch);
+            return Err(error);
+        }
         Ok(())
     }
 
@@ -114,9 +118,13 @@ impl Shared {
     }
 
     /// A client that reads, with a token where logins need one.
-    pub(super) fn reading_client(&self, options: &login::Options) -> std::result::Result<Arc<Client>, raw::Failure> {
+    pub(super) fn reading_client(
+        &self,
+        options: &login::Options,
+        without_token: &Arc<AtomicBool>,
+    ) -> std::result::Result<Arc<Client>, raw::Failure> {
         let client = Client::new(Role::Consumer, options)?;
-        self.supply_token(&client, &Arc::default());
+        self.supply_token(&client, without_token);
         Ok(client)
     }
 }

@@ -79,6 +79,8 @@ pub(super) struct Subscriber {
     started: Mutex<Option<oneshot::Sender<Result<()>>>>,
     /// The thread has ended.
     pub over: AtomicBool,
+    /// The program had no token: that is no refusal.
+    pub without_token: Arc<AtomicBool>,
     /// When it was made, wall microseconds.
     since_us: i64,
     /// Which of the members of its group in this hub it is.
@@ -104,6 +106,7 @@ impl Subscriber {
             state: Mutex::default(),
             started: Mutex::new(Some(started)),
             over: AtomicBool::new(false),
+            without_token: Arc::default(),
             since_us: shared.context.clock.wall_us(),
             number,
         };

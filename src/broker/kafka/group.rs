@@ -87,14 +87,8 @@ impl Member {
 
     fn turn(&mut self, shared: &Shared) -> std::result::Result<(), Failure> {
         self.pump.hear_all(shared)?;
-        while let Some(event) = self.consumer.poll(Duration::ZERO) {
-            match event.about() {
-                About::Assigned => self.on_assigned(shared, &event.partitions()),
-                About::Revoked => self.on_revoked(event.partitions()),
-                _ => self.pump.hear(shared, &event)?,
-            }
-        }
-        self.seek();
+        self.hear_group(shared)?;
+        self.seek(shared)?;
         let troubles = self.pump.fill(shared);
         let now = self.pump.own.clock.now();
         for trouble in troubles {
@@ -107,22 +101,45 @@ impl Member {
         Ok(())
     }
 
+    /// What the group says.
+    fn hear_group(&mut self, shared: &Shared) -> std::result::Result<(), Failure> {
+        while let Some(event) = self.consumer.poll(Duration::ZERO) {
+            match event.about() {
+                About::Assigned => self.on_assigned(shared, &event.partitions()),
+                About::Revoked => self.on_revoked(&event.partitions()),
+                _ => self.pump.hear(shared, &event)?,
+            }
+        }
+        Ok(())
+    }
+
     fn on_assigned(&mut self, shared: &Shared, assigned: &List) {
         let own = Arc::clone(&self.pump.own);
-        let found = positions::of_group(&self.pump.client, assigned, own.start_now(), within(ASK_MAX));
+        let until = within(assigned.iter().count());
+        let found = positions::of_group(&self.pump.client, assigned, own.start_now(), until);
         let mut list = List::new();
+        let mut slots = Vec::new();
         for place in found {
-            self.take_over(shared, &place, &mut list);
+            slots.extend(self.take_over(shared, &place, &mut list));
         }
         if let Err(failure) = self.pump.client.assign(&list) {
             tracing::warn!("partitions of `{}` could not be taken over: {failure}", own.spec.pattern);
+            // The group waits for an answer; each is tried alone.
+            drop(self.pump.client.assign(&List::new()));
+            let at = own.clock.now().plus(AGAIN);
+            self.stuck.retain(|(_, trouble)| !slots.contains(&trouble.slot));
+            self.stuck.extend(slots.into_iter().map(|slot| {
+                let failure = failure.clone();
+                (at, Trouble { slot, failure, again_from: None, unassigned: true })
+            }));
         }
         own.answer_start(Ok(()));
     }
 
-    fn take_over(&mut self, shared: &Shared, place: &Place, list: &mut List) {
+    /// The slot of a partition that is read from now on.
+    fn take_over(&mut self, shared: &Shared, place: &Place, list: &mut List) -> Option<u32> {
         let own = Arc::clone(&self.pump.own);
-        let Some(queue) = Queue::partition(&self.pump.client, &place.topic, place.number) else { return };
+        let queue = Queue::partition(&self.pump.client, &place.topic, place.number)?;
         let topic: Arc<str> = Arc::from(place.topic.as_str());
         note(&own, place);
         let slot = own.state.lock().add(&topic, place.number, own.ordered());
@@ -147,9 +164,30 @@ impl Member {
             ended: false,
             halted: place.unknown.is_some(),
         });
+        Some(slot)
     }
 
-    fn on_revoked(&mut self, list: List) {
+    /// Answers the group that these partitions are given up. Those that were given up before are not the
+    /// client's any more, and it would refuse them all.
+    fn answer_revoked(&self, list: &List) {
+        let is_unassigned = |topic: &str, number: i32| {
+            let intake = self.pump.intakes.iter().find(|own| *own.topic == *topic && own.number == number);
+            let slot = intake.map(|intake| intake.slot);
+            self.stuck.iter().any(|(_, trouble)| trouble.unassigned && Some(trouble.slot) == slot)
+        };
+        let mut present = List::new();
+        for own in list.iter().filter(|own| !is_unassigned(own.topic, own.partition)) {
+            // Names came from librdkafka.
+            let _ = present.add(own.topic, own.partition, own.offset);
+        }
+        if let Err(failure) = self.pump.client.unassign(&present) {
+            tracing::warn!("partitions of `{}` could not be given up: {failure}", self.pump.own.spec.pattern);
+            // Unanswered, the group would stand still here.
+            drop(self.pump.client.unassign(&List::new()));
+        }
+    }
+
+    fn on_revoked(&mut self, list: &List) {
         let wait = match self.pump.client.has_lost_assignment() {
             true => Duration::ZERO,
             false => REVOKE_WAIT,
@@ -160,7 +198,14 @@ impl Member {
                 slot.leaving |= list.iter().any(|own| own.topic == &*slot.topic && own.partition == slot.number);
             }
         }
-        self.leaving = Some((list, self.pump.own.clock.now().plus(wait)));
+        let mut all = List::new();
+        let before = self.leaving.take();
+        let before = before.iter().flat_map(|(list, _)| list.iter());
+        for own in before.chain(list.iter()) {
+            // Names came from librdkafka.
+            let _ = all.add(own.topic, own.partition, own.offset);
+        }
+        self.leaving = Some((all, self.pump.own.clock.now().plus(wait)));
     }
 
     /// Sends offsets that have moved; at once, if somebody waits for it.
@@ -173,7 +218,7 @@ impl Member {
             std::mem::take(&mut state.commits)
         };
         if !wishes.is_empty() {
-            self.commits.flush(Deadline::after(Some(COMMIT_MAX)), || {});
+            self.commits.flush(Deadline::after(Some(COMMIT_MAX)), Vec::new);
             for wish in wishes {
                 let _ = wish.send(());
             }
@@ -200,7 +245,7 @@ impl Member {
             state.collect_handed();
             self.commits.take(&mut state);
             drop(state);
-            self.commits.flush(Deadline::after(Some(COMMIT_MAX)), || {});
+            self.commits.flush(Deadline::after(Some(COMMIT_MAX)), Vec::new);
         }
         let gone = |topic: &str, number| list.iter().any(|own| own.topic == topic && own.partition == number);
         self.commits.forget(gone);
@@ -210,15 +255,13 @@ impl Member {
             let names: Vec<u32> = slots.map(|(name, _)| *name).collect();
             names.into_iter().flat_map(|name| state.forget(name)).collect()
         };
+        self.answer_revoked(&list);
         let left: Vec<Intake> = self.pump.intakes.extract_if(.., |intake| gone(&intake.topic, intake.number)).collect();
         left.iter().for_each(|intake| self.pump.forget_burials(intake.slot));
         self.stuck.retain(|(_, trouble)| !left.iter().any(|intake| intake.slot == trouble.slot));
         own.revoke(&tags);
         // What was out took places that others can have.
         own.ring();
-        if let Err(failure) = self.pump.client.unassign(&list) {
-            tracing::warn!("partitions of `{}` could not be given up: {failure}", own.spec.pattern);
-        }
     }
 
     fn on_trouble(&mut self, now: Moment, trouble: Trouble) -> std::result::Result<(), Failure> {
@@ -262,7 +305,7 @@ impl Member {
             None if intake.next < 0 => {
                 // The group has no place there: the start of the subscription counts.
                 let names = [(intake.topic.to_string(), intake.number)];
-                let places = positions::of_start(&self.pump.client, &names, own.start_now(), within(ASK_MAX))?;
+                let places = positions::of_start(&self.pump.client, &names, own.start_now(), within(1))?;
                 let place = places.into_iter().next().ok_or_else(|| trouble.failure.clone())?;
                 (intake.from, intake.handed) = (place.from, 0);
                 note(&own, &place);
@@ -276,17 +319,26 @@ impl Member {
         };
         let mut list = List::new();
         list.add(&intake.topic, intake.number, offset)?;
-        if !std::mem::replace(&mut trouble.unassigned, true) {
-            self.pump.client.unassign(&list)?;
-        }
         trouble.again_from = Some(offset);
+        // As for a seek.
+        self.hear_group(shared)?;
+        if self.leaving.is_some() {
+            return Err(trouble.failure.clone());
+        }
+        if !trouble.unassigned {
+            self.pump.client.unassign(&list)?;
+            trouble.unassigned = true;
+        }
         self.pump.client.assign(&list)?;
+        let Some(intake) = self.pump.intakes.iter_mut().find(|intake| intake.slot == trouble.slot) else {
+            return Ok(());
+        };
         (intake.next, intake.halted) = (offset, false);
         Ok(())
     }
 
     /// Carries out the program's wishes to go on elsewhere, once there is something to go on with.
-    fn seek(&mut self) {
+    fn seek(&mut self, shared: &Shared) -> std::result::Result<(), Failure> {
         let own = Arc::clone(&self.pump.own);
         let seeks: Vec<Seek> = {
             let mut state = own.state.lock();
@@ -297,38 +349,48 @@ impl Member {
             }
         };
         for (to, answer) in seeks {
-            let _ = answer.send(self.seek_to(to));
+            let names: Vec<(String, i32)> =
+                self.pump.intakes.iter().map(|intake| (intake.topic.to_string(), intake.number)).collect();
+            let found = self.places_of(&names, to);
+            // What the group asked for meanwhile goes first: giving partitions up would be taken for its answer.
+            self.hear_group(shared)?;
+            if self.leaving.is_some() || self.pump.intakes.len() != names.len() {
+                own.state.lock().seeks.push((to, answer));
+                continue;
+            }
+            let failed = |failure: Failure| of("seek", &failure);
+            let _ = answer.send(found.and_then(|places| self.seek_to(&places)).map_err(failed));
         }
+        Ok(())
+    }
+
+    /// Where that is, as offsets that can be committed.
+    fn places_of(&self, names: &[(String, i32)], to: Start) -> std::result::Result<Vec<Place>, Failure> {
+        let until = within(names.len());
+        let mut places = positions::of_start(&self.pump.client, names, to, until)?;
+        for place in places.iter_mut().filter(|place| place.offset < 0) {
+            place.offset = positions::marks(&self.pump.client, &place.topic, place.number, until)?.0;
+        }
+        Ok(places)
     }
 
     /// Gives the partitions up and takes them over again, from elsewhere: that needs no answer of a broker, and
     /// serves those that had stopped as well.
-    fn seek_to(&mut self, to: Start) -> Result<()> {
+    fn seek_to(&mut self, places: &[Place]) -> std::result::Result<(), Failure> {
         let own = Arc::clone(&self.pump.own);
-        let failed = |failure: Failure| of("seek", &failure);
-        let names: Vec<(String, i32)> =
-            self.pump.intakes.iter().map(|intake| (intake.topic.to_string(), intake.number)).collect();
-        let until = within(ASK_MAX);
-        let mut places = positions::of_start(&self.pump.client, &names, to, until).map_err(failed)?;
-        let mut list = List::new();
-        for place in &mut places {
-            if place.offset < 0 {
-                // An offset that can be committed.
-                let marks = positions::marks(&self.pump.client, &place.topic, place.number, until);
-                place.offset = marks.map_err(failed)?.0;
-            }
-            list.add(&place.topic, place.number, place.offset).map_err(failed)?;
+        let is_unassigned = |slot| self.stuck.iter().any(|(_, own)| own.unassigned && own.slot == slot);
+        let (mut present, mut list) = (List::new(), List::new());
+        for intake in self.pump.intakes.iter().filter(|intake| !is_unassigned(intake.slot)) {
+            present.add(&intake.topic, intake.number, 0)?;
         }
-        let unassigned: Vec<u32> =
-            self.stuck.drain(..).filter(|(_, own)| own.unassigned).map(|(_, own)| own.slot).collect();
-        let mut present = List::new();
-        for intake in self.pump.intakes.iter().filter(|intake| !unassigned.contains(&intake.slot)) {
-            present.add(&intake.topic, intake.number, 0).map_err(failed)?;
+        for place in places {
+            list.add(&place.topic, place.number, place.offset)?;
         }
-        self.pump.client.unassign(&present).map_err(failed)?;
+        self.pump.client.unassign(&present)?;
+        self.stuck.clear();
         let assigned = self.pump.client.assign(&list);
         let mut state = own.state.lock();
-        for place in &places {
+        for place in places {
             let found = |intake: &&mut Intake| *intake.topic == *place.topic && intake.number == place.number;
             let Some(intake) = self.pump.intakes.iter_mut().find(found) else { continue };
             if let Some(slot) = state.renew(intake.slot, own.ordered()) {
@@ -349,32 +411,41 @@ impl Member {
     /// Leaves the group, so that others need not wait for it to be missed; what is done is committed.
     fn leave(mut self, weak: &Weak<Shared>) {
         let own = Arc::clone(&self.pump.own);
-        let deadline = Deadline::after(Some(LEAVE_MAX));
         self.commits.take(&mut own.state.lock());
         let (client, consumer) = (&self.pump.client, &self.consumer);
-        self.commits.flush(deadline, || {
+        self.commits.flush(Deadline::after(Some(COMMIT_MAX)), || {
             // A group that is being put together anew takes commits again when that is done.
+            let mut lost = Vec::new();
             while let Some(event) = consumer.poll(Duration::ZERO) {
-                drop(match event.about() {
-                    About::Revoked => client.unassign(&event.partitions()),
-                    About::Assigned => client.assign(&event.partitions()),
-                    _ => Ok(()),
-                });
+                let list = event.partitions();
+                match event.about() {
+                    About::Revoked => {
+                        if client.has_lost_assignment() {
+                            lost.extend(list.iter().map(|own| (own.topic.to_owned(), own.partition)));
+                        }
+                        if client.unassign(&list).is_err() {
+                            drop(client.unassign(&List::new()));
+                        }
+                    }
+                    About::Assigned => drop(client.assign(&list)),
+                    _ => {}
+                }
             }
+            lost
         });
-        if let Some((list, _)) = self.leaving.take() {
-            // Unanswered, it would keep the client from leaving.
-            drop(self.pump.client.unassign(&list));
-        }
+        let deadline = Deadline::after(Some(LEAVE_MAX));
         if self.pump.client.close_to(&self.consumer).is_ok() {
+            if let Some((list, _)) = self.leaving.take() {
+                // Unanswered, it would keep the client from leaving.
+                self.answer_revoked(&list);
+            }
             while !self.pump.client.is_closed() && !deadline.has_passed() {
                 let Some(event) = self.consumer.poll(Duration::from_millis(20)) else { continue };
-                let answered = match event.about() {
-                    About::Revoked => self.pump.client.unassign(&event.partitions()),
-                    About::Assigned => self.pump.client.assign(&event.partitions()),
-                    _ => Ok(()),
-                };
-                drop(answered);
+                match event.about() {
+                    About::Revoked => self.answer_revoked(&event.partitions()),
+                    About::Assigned => drop(self.pump.client.assign(&event.partitions())),
+                    _ => {}
+                }
                 if let Some(shared) = weak.upgrade() {
                     drop(self.pump.hear_all(&shared));
                 }
@@ -386,8 +457,10 @@ impl Member {
     }
 }
 
-fn within(time: Duration) -> Deadline {
-    Deadline::after(Some(time))
+/// Time to ask about so many partitions, one after the other.
+fn within(partitions: usize) -> Deadline {
+    let each = Duration::from_millis(50) * u32::try_from(partitions).unwrap_or(u32::MAX).min(500);
+    Deadline::after(Some(ASK_MAX + each))
 }
 
 /// Where a group begins is committed at once, or another member would begin elsewhere.

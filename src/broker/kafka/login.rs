@@ -110,12 +110,18 @@ pub(super) fn producer(settings: &Settings) -> Options {
     push(set, "request.timeout.ms", settings.confirm_timeout.as_millis().clamp(1, 900_000));
     push(set, "message.max.bytes", handed_over_bytes_max(settings));
     push(set, "queue.buffering.max.messages", settings.publish_window.max(1_000) * 2);
-    push(set, "queue.buffering.max.kbytes", (handed_over_bytes_max(settings) / 1024).max(65_536));
+    push(set, "queue.buffering.max.kbytes", queue_bytes_max(settings) / 1024);
     push(set, "topic.metadata.refresh.fast.interval.ms", 100);
     // A connection that is dead, but not closed, is noticed by this when nothing is published.
     push(set, "topic.metadata.refresh.interval.ms", 10_000);
     own(set, &settings.kafka, [COMMON, PRODUCER]);
     options
+}
+
+/// Bytes that wait at the client, at most.
+pub(super) fn queue_bytes_max(settings: &Settings) -> usize {
+    let set = settings.kafka.options.get("queue.buffering.max.kbytes").and_then(|own| own.parse::<usize>().ok());
+    set.unwrap_or((handed_over_bytes_max(settings) / 1024).max(65_536)).saturating_mul(1024)
 }
 
 fn handed_over_bytes_max(settings: &Settings) -> usize {

@@ -47,6 +47,8 @@ mod consume;
 mod error;
 mod group;
 mod login;
+#[cfg(test)]
+mod mock_tests;
 mod partition;
 mod positions;
 mod publish;
@@ -322,7 +324,7 @@ impl Shared {
             }
         }
         let options = login::consumer(&self.settings, spec, is_pattern, own.number);
-        let client = self.reading_client(&options).map_err(opened)?;
+        let client = self.reading_client(&options, &own.without_token).map_err(opened)?;
         match own.is_alone() {
             true => reader::start(self, &own, client)?,
             false => group::start(self, &own, client)?,

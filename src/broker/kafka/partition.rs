@@ -300,7 +300,8 @@ impl Partition {
         let busy = |key: &[u8]| {
             let has = |place: &Place| place.message.as_ref().and_then(Message::key) == Some(key);
             let rests = self.ordered == Ordered::Strict;
-            let holds = |place: &Place| place.stage == Stage::Out || (rests && place.stage == Stage::Rests);
+            let holds =
+                |place: &Place| !place.keyless && (place.stage == Stage::Out || (rests && place.stage == Stage::Rests));
             self.places.iter().any(|place| holds(place) && has(place))
                 || ready.iter().any(|name| self.place(*name).is_some_and(has))
         };

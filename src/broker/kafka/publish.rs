@@ -355,7 +355,8 @@ impl KafkaDestination {
                 opaque: batch.first_ticket.0 + index as u64,
             };
             if let Err(failure) = handle.produce(&given, frame.headers(), values) {
-                return taken(index, first, Some(self.refused(shared, &failure)));
+                let bytes = given.value.len() + given.key.map_or(0, <[u8]>::len);
+                return taken(index, first, Some(self.refused(shared, &failure, bytes)));
             }
         }
         taken(batch.records.len(), first, None)
@@ -366,7 +367,12 @@ impl KafkaDestination {
         self.handing.lock().topic = None;
     }
 
-    fn refused(&self, shared: &Arc<Shared>, failure: &Failure) -> Error {
+    fn refused(&self, shared: &Arc<Shared>, failure: &Failure, bytes: usize) -> Error {
+        let queue_bytes_max = login::queue_bytes_max(&shared.settings);
+        if is_full(failure) && bytes > queue_bytes_max {
+            let text = format!("{bytes} bytes are more than the client's queue takes, {queue_bytes_max}");
+            return error(Kind::TooLarge, text).with_fate(Fate::Refused);
+        }
         if is_full(failure) {
             return error(Kind::Full, "the client's queue to the cluster is full").with_fate(Fate::NotSent);
         }

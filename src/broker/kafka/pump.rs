@@ -1,7 +1,7 @@
 //! The thread of a subscription, as far as it is the same in a group and alone: takes messages out of
 //! librdkafka into the state that the program's end reads, keeps time, and hears what the client says.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,8 +96,6 @@ pub(super) struct Pump {
     pub intakes: Vec<Intake>,
     incoming: Incoming,
     pub buried: Arc<crate::sync::Mutex<Vec<Burial>>>,
-    /// The program had no token: that is no refusal.
-    without_token: Arc<AtomicBool>,
 }
 
 impl Pump {
@@ -109,7 +107,6 @@ impl Pump {
             intakes: Vec::new(),
             incoming: Incoming::default(),
             buried: Arc::default(),
-            without_token: Arc::default(),
         }
     }
 
@@ -334,7 +331,7 @@ impl Pump {
                 Ok(())
             }
             About::TokenWanted => {
-                shared.supply_token(&self.client, &self.without_token);
+                shared.supply_token(&self.client, &self.own.without_token);
                 Ok(())
             }
             _ => Ok(()),
@@ -345,7 +342,7 @@ impl Pump {
         if failure.fatal {
             return Err(failure);
         }
-        if failure.code == Code::Authentication && self.without_token.swap(false, Ordering::AcqRel) {
+        if failure.code == Code::Authentication && self.own.without_token.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
         let error = of("a subscription", &failure);

@@ -122,8 +122,8 @@ impl Alone {
     fn look(&mut self, shared: &Shared, start: Start) -> std::result::Result<(), Failure> {
         let own = Arc::clone(&self.pump.own);
         let client = Arc::clone(&self.pump.client);
-        let until = Deadline::after(Some(ASK_MAX));
         let mut names = positions::partitions(&client, &own.pattern, ASK_MAX)?;
+        let until = within(names.len());
         names.retain(|(topic, number)| {
             let known = |intake: &Intake| *intake.topic == **topic && intake.number == *number;
             own.receives(topic) && !self.pump.intakes.iter().any(known)
@@ -212,39 +212,51 @@ impl Alone {
                 low
             }
         };
-        let queue = Queue::new(&client).map(|queue| queue.raises(&self.pump.own.wake));
-        let Some(queue) = queue else { return Err(trouble.failure.clone()) };
-        // A partition is read once at a time: the one before must have stopped.
-        let mut before = self.pump.intakes.swap_remove(index);
-        before.next = offset;
-        let Intake { slot, topic, number, next, from, handed, stop, ended, wire, line, .. } = before;
-        drop(line);
+        self.begin_again(index, offset)
+    }
+
+    /// Reads a partition from elsewhere. It is read once at a time: the reader before must have stopped.
+    fn begin_again(&mut self, index: usize, offset: i64) -> std::result::Result<(), Failure> {
+        let client = Arc::clone(&self.pump.client);
         // Without its reader the partition would look as if it had ended.
-        let reader = Reader::start(&client, &topic, number, offset, queue)
-            .map_err(|failure| Failure { fatal: true, ..failure })?;
-        let line = Line::Alone(reader);
-        let halted = false;
+        let fatal = |failure: Failure| Failure { fatal: true, ..failure };
+        let no_queue =
+            || Failure { code: Code::CriticalSystemResource, text: "librdkafka gave no queue".into(), fatal: false };
+        let queue = Queue::new(&client).ok_or_else(no_queue)?.raises(&self.pump.own.wake);
+        let Intake { slot, topic, number, from, handed, stop, ended, wire, line, .. } =
+            self.pump.intakes.swap_remove(index);
+        drop(line);
+        let reader = Reader::start(&client, &topic, number, offset, queue).map_err(fatal)?;
+        let (line, next, halted) = (Line::Alone(reader), offset, false);
         self.pump.intakes.push(Intake { slot, topic, number, next, from, handed, stop, ended, halted, wire, line });
         Ok(())
     }
 
     fn seek_to(&mut self, to: Start) -> Result<()> {
         let own = Arc::clone(&self.pump.own);
+        if own.spec.stop != Stop::Never {
+            return Err(error(Kind::Unsupported, "a replay that ends is not moved: begin another one"));
+        }
         let failed = |failure: Failure| of("seek", &failure);
         let names: Vec<(String, i32)> =
             self.pump.intakes.iter().map(|intake| (intake.topic.to_string(), intake.number)).collect();
-        let until = Deadline::after(Some(ASK_MAX));
+        let until = within(names.len());
         for place in positions::of_start(&self.pump.client, &names, to, until).map_err(failed)? {
-            let found = |intake: &&mut Intake| *intake.topic == *place.topic && intake.number == place.number;
-            let Some(intake) = self.pump.intakes.iter_mut().find(found) else { continue };
-            if let Line::Alone(reader) = &intake.line {
-                reader.seek(place.offset, ASK_MAX).map_err(failed)?;
-            }
-            if let Some(slot) = own.state.lock().renew(intake.slot, own.ordered()) {
-                intake.slot = slot;
-            }
-            (intake.next, intake.from) = (place.offset, place.from);
+            let found = |intake: &Intake| *intake.topic == *place.topic && intake.number == place.number;
+            let Some(index) = self.pump.intakes.iter().position(found) else { continue };
+            let slot = self.pump.intakes[index].slot;
+            self.stuck.retain(|(_, trouble)| trouble.slot != slot);
+            let renewed = own.state.lock().renew(slot, own.ordered());
+            let intake = &mut self.pump.intakes[index];
+            (intake.slot, intake.from, intake.handed) = (renewed.unwrap_or(slot), place.from, 0);
+            self.begin_again(index, place.offset).map_err(failed)?;
         }
         Ok(())
     }
+}
+
+/// Time to ask about so many partitions, one after the other.
+fn within(partitions: usize) -> Deadline {
+    let each = Duration::from_millis(50) * u32::try_from(partitions).unwrap_or(u32::MAX).min(1_000);
+    Deadline::after(Some(ASK_MAX + each))
 }

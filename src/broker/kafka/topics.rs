@@ -128,6 +128,7 @@ impl Topics {
 
     pub fn forget(&self, topic: &str) {
         self.known.lock().remove(topic);
+        self.troubled.store(true, Ordering::Release);
     }
 }
 
@@ -139,11 +140,15 @@ impl Shared {
             return;
         }
         let (own, topic) = (Arc::clone(self), topic.to_owned());
+        let unmade = topic.clone();
         let timeout = self.settings.connection_timeout;
         let started = crate::runtime::handle().map(|handle| {
             handle.spawn_blocking(move || drop(own.make(&topic, timeout)));
         });
-        drop(started);
+        if started.is_err() {
+            // Nobody makes it now.
+            self.topics.set(&unmade, None);
+        }
     }
 
     /// Makes a topic if it is not there; waits for the answer.

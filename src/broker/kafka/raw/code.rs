@@ -174,12 +174,6 @@ extern "C" {
         call: *const c_void,
         opaque: *mut c_void,
     ) -> c_int;
-    pub(super) fn rd_kafka_seek(
-        topic: *mut sys::rd_kafka_topic_t,
-        partition: i32,
-        offset: i64,
-        timeout_ms: c_int,
-    ) -> c_int;
     pub(super) fn rd_kafka_message_headers(
         message: *const sys::rd_kafka_message_t,
         headers: *mut *mut sys::rd_kafka_headers_t,

@@ -244,12 +244,6 @@ impl Reader {
     pub fn queue(&self) -> &Queue {
         &self.queue
     }
-
-    /// Goes on elsewhere.
-    pub fn seek(&self, offset: i64, timeout: Duration) -> Result<()> {
-        // SAFETY: the topic lives.
-        checked(unsafe { code::rd_kafka_seek(self.topic.ptr(), self.partition, offset, millis(timeout)) })
-    }
 }
 
 impl Drop for Reader {

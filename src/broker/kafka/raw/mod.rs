@@ -19,6 +19,8 @@ mod code;
 mod consume;
 mod event;
 mod list;
+#[cfg(test)]
+mod mock;
 mod produce;
 mod wake;
 
@@ -26,6 +28,8 @@ pub use admin::NewTopic;
 pub use consume::{Batch, Fetched, Reader};
 pub use event::{About, Delivered, Event, Persisted, Queue};
 pub use list::List;
+#[cfg(test)]
+pub use mock::Mock;
 pub use produce::{is_full, Given, Topic, Values};
 pub use wake::Wake;
 
