@@ -192,6 +192,20 @@ pub fn handle() -> Result<tokio::runtime::Handle> {
     Ok(handle)
 }
 
+/// Runs a call where sockets and timers are, whoever waits for it. `panicked` is its answer if it panics.
+pub fn spawned<T: Send + 'static>(
+    call: impl Future<Output = Result<T>> + Send + 'static,
+    panicked: impl FnOnce() -> Error + Send + 'static,
+) -> Pending<T> {
+    match handle() {
+        Ok(handle) => {
+            let task = handle.spawn(call);
+            Box::pin(async move { task.await.unwrap_or_else(|_| Err(panicked())) })
+        }
+        Err(refused) => ready(Err(refused)),
+    }
+}
+
 /// Ends the timer and the runtime, and waits until every thread of the library has ended.
 pub fn shutdown(timeout: Option<Duration>) -> Result<()> {
     crate::clock::stop_timer();

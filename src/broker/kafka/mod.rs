@@ -455,15 +455,7 @@ impl Broker for Kafka {
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()> {
         let timeout = self.shared.timeout(deadline);
         let connecting = Arc::clone(&self.shared).connect(epoch, timeout);
-        match crate::runtime::handle() {
-            Ok(handle) => {
-                let task = handle.spawn(connecting);
-                Box::pin(async move {
-                    task.await.unwrap_or_else(|_| Err(failure(Kind::Panic, "an attempt to connect panicked")))
-                })
-            }
-            Err(refused) => ready(Err(refused)),
-        }
+        crate::runtime::spawned(connecting, || failure(Kind::Panic, "an attempt to connect panicked"))
     }
 
     fn declare(&self, topic: &str, kind: TopicKind, spec: &TopicSpec, deadline: Moment) -> Pending<Declared> {
@@ -482,15 +474,7 @@ impl Broker for Kafka {
     fn subscribe(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, deadline: Moment) -> Pending<Arc<dyn Source>> {
         let timeout = self.shared.timeout(deadline);
         let subscribing = Arc::clone(&self.shared).subscribe(spec.clone(), sink, timeout);
-        match crate::runtime::handle() {
-            Ok(handle) => {
-                let task = handle.spawn(subscribing);
-                Box::pin(
-                    async move { task.await.unwrap_or_else(|_| Err(failure(Kind::Panic, "a subscription panicked"))) },
-                )
-            }
-            Err(refused) => ready(Err(refused)),
-        }
+        crate::runtime::spawned(subscribing, || failure(Kind::Panic, "a subscription panicked"))
     }
 
     fn admin(&self) -> Option<&dyn Admin> {

@@ -412,15 +412,7 @@ fn in_time<T: Send + 'static>(
 
 /// Runs a call where its sockets and timers are, whoever waits for it.
 fn on_runtime<T: Send + 'static>(call: impl Future<Output = Result<T>> + Send + 'static) -> Pending<T> {
-    match crate::runtime::handle() {
-        Ok(handle) => {
-            let task = handle.spawn(call);
-            Box::pin(async move {
-                task.await.unwrap_or_else(|_| Err(failure(Kind::Panic, "a call of the RabbitMQ backend panicked")))
-            })
-        }
-        Err(refused) => ready(Err(refused)),
-    }
+    crate::runtime::spawned(call, || failure(Kind::Panic, "a call of the RabbitMQ backend panicked"))
 }
 
 impl Broker for RabbitMq {
