@@ -76,7 +76,7 @@ fn both_ends_go_on(how: &str) {
     let refused = event(&hub, &topic, Some("k"), "meanwhile").unwrap_err();
     assert_eq!((refused.kind(), refused.fate()), (Kind::BackendDown, Some(Fate::NotSent)));
     drop(stopped);
-    until("the return", || state(&hub) == "up");
+    until("the return", || is_up(&hub));
     published_again(&hub, &topic, "after");
     // The group may have kept its partitions, or not: then what was not acknowledged comes again.
     let mut kept = settle(before.token, Decision::Ack).is_ok();
@@ -136,6 +136,7 @@ fn a_kill_in_the_middle_of_publishes_is_told_as_it_was() {
         .collect();
     assert_eq!(told.len() as u64, taken, "each once");
     published_again(&hub, &topic, "last");
+    until("the other hub's return", || is_up(&direct));
     let _sub = member(&direct, &topic, &inbox, json!({"prefetch": 1000}));
     let mut seen = BTreeMap::<u64, usize>::new();
     let mut latest = BTreeMap::<u64, u64>::new();
@@ -143,7 +144,13 @@ fn a_kill_in_the_middle_of_publishes_is_told_as_it_was() {
     let acked = told.values().filter(|fate| fate.is_none()).count();
     let confirmed = |seen: &BTreeMap<u64, usize>| seen.keys().filter(|tag| told[*tag].is_none()).count();
     while confirmed(&seen) < acked {
-        let incoming = next(&inbox);
+        let Some(incoming) = next_within(&inbox, Duration::from_secs(20)) else {
+            let missing: Vec<_> = told.iter().filter(|(tag, fate)| fate.is_none() && !seen.contains_key(tag)).collect();
+            panic!(
+                "confirmed, and not delivered: {missing:?}; there is {:?}",
+                direct.describe(&selector(&topic), WAIT)
+            );
+        };
         ack(&incoming);
         let Ok(number) = text(&incoming).parse::<u64>() else { continue };
         let before = latest.entry(number % 7).or_insert(number);
@@ -198,7 +205,7 @@ fn f03_a_server_that_stands_still_is_found_out() {
     assert_eq!(refused.fate(), Some(Fate::NotSent), "{refused}");
     pass(Duration::from_secs(scaled(2, 60) as u64));
     drop(paused);
-    until("the return", || state(&hub) == "up");
+    until("the return", || is_up(&hub));
     published_again(&hub, &topic, "last");
     hub.close(WAIT).unwrap();
 }
@@ -270,6 +277,7 @@ fn f12_a_flapping_server_is_not_stormed_and_order_is_kept() {
         publishing.join().unwrap()
     });
     let (took, tried) = (start.elapsed().as_secs_f64(), attempts(&hub) - before);
+    until("the other hub's return", || is_up(&direct));
     let _sub = member(&direct, &topic, &inbox, json!({}));
     let mut latest = 0;
     while latest < published {
@@ -297,7 +305,7 @@ fn f14_a_hub_opens_without_its_server_and_finds_it_later() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(event(&hub, "events.server-x", None, "x").unwrap_err().kind(), Kind::BackendDown);
     drop(stopped);
-    until("a connection", || state(&hub) == "up");
+    until("a connection", || is_up(&hub));
     event(&hub, &topic(), None, "x").unwrap();
     hub.close(WAIT).unwrap();
 }

@@ -237,6 +237,11 @@ fn state(hub: &Hub) -> String {
     own(hub)["state"].as_str().unwrap().to_owned()
 }
 
+/// Whether it takes messages.
+fn is_up(hub: &Hub) -> bool {
+    matches!(state(hub).as_str(), "up" | "forwarding")
+}
+
 /// How often it has tried to connect.
 fn attempts(hub: &Hub) -> u64 {
     own(hub)["attempts"].as_u64().unwrap()

@@ -65,7 +65,7 @@ fn f03_a_server_that_stands_still_is_found_out_and_its_late_words_are_nobodys() 
     assert!(start.elapsed() <= DETECTED, "{:?}", start.elapsed());
     pass(Duration::from_secs(scaled(1, 60) as u64));
     drop(paused);
-    until("the return", || state(&hub) == "up");
+    until("the return", || is_up(&hub));
     publish(&hub, &topic, "last").unwrap();
     let mut events = Vec::new();
     let mut told = Vec::new();

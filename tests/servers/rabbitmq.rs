@@ -124,7 +124,7 @@ fn both_ends_go_on(how: &str, queue_type: &str) {
     assert_eq!((refused.kind(), refused.fate()), (Kind::BackendDown, Some(Fate::NotSent)));
     assert_eq!(settle(before.token, Decision::Ack).unwrap_err().kind(), Kind::Stale);
     server(&["start"]);
-    until("the return", || state(&hub) == "up");
+    until("the return", || is_up(&hub));
     // It was not acknowledged, so the server hands it over again.
     let again = next(&inbox);
     assert_eq!((text(&again).as_str(), again.redelivered), ("before", true));
@@ -146,7 +146,7 @@ fn f14_a_hub_opens_without_its_server_and_finds_it_later() {
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     assert_eq!(publish(&hub, "tasks.x", "x").unwrap_err().kind(), Kind::BackendDown);
     server(&["start"]);
-    until("a connection", || state(&hub) == "up");
+    until("a connection", || is_up(&hub));
     publish(&hub, &topic(), "x").unwrap();
     hub.close(WAIT).unwrap();
 }
@@ -201,7 +201,7 @@ fn f11_acknowledgements_flow_during_an_alarm() {
         ack(&next(&inbox));
     }
     server(&["ctl", "set_vm_memory_high_watermark", "0.6"]);
-    until("the end of the alarm", || state(&hub) == "up" && publish(&hub, &topic, "last").is_ok());
+    until("the end of the alarm", || is_up(&hub) && publish(&hub, &topic, "last").is_ok());
     hub.close(WAIT).unwrap();
 }
 

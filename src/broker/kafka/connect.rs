@@ -70,6 +70,9 @@ impl Shared {
         let is_present = self.producer.lock().as_ref().is_some_and(|own| std::ptr::eq(&**own, who));
         if is_present && self.link.lock().take().is_some() {
             self.context.sink.event(BackendEvent::Lost(cause));
+            if let Some(own) = self.own.upgrade() {
+                own.tend_kept();
+            }
         }
     }
 

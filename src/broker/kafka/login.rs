@@ -103,9 +103,9 @@ pub(super) fn producer(settings: &Settings) -> Options {
     push(set, "acks", "all");
     push(set, "compression.type", "lz4");
     push(set, "partitioner", "murmur2_random");
-    // Half a millisecond for others to come along: with none, a request carries a few messages, and costs both
-    // ends twice the time for each.
-    push(set, "linger.ms", "0.5");
+    // Half a millisecond for others to come along, where there are others: with none, a request carries a few
+    // messages, and costs both ends twice the time for each.
+    push(set, LINGER, "0.5");
     push(set, "message.timeout.ms", settings.confirm_timeout.as_millis().max(1));
     push(set, "request.timeout.ms", settings.confirm_timeout.as_millis().clamp(1, 900_000));
     push(set, "message.max.bytes", handed_over_bytes_max(settings));
@@ -118,13 +118,21 @@ pub(super) fn producer(settings: &Settings) -> Options {
     options
 }
 
+const LINGER: &str = "linger.ms";
+
+/// Whether the program has left it to us how long records wait for others.
+pub(super) fn linger_is_ours(settings: &Settings) -> bool {
+    [LINGER, "queue.buffering.max.ms"].iter().all(|name| settings.kafka.options.get(*name).is_none())
+}
+
 /// Bytes that wait at the client, at most.
 pub(super) fn queue_bytes_max(settings: &Settings) -> usize {
     let set = settings.kafka.options.get("queue.buffering.max.kbytes").and_then(|own| own.parse::<usize>().ok());
     set.unwrap_or((handed_over_bytes_max(settings) / 1024).max(65_536)).saturating_mul(1024)
 }
 
-fn handed_over_bytes_max(settings: &Settings) -> usize {
+/// Bytes of one message, at most.
+pub(super) fn handed_over_bytes_max(settings: &Settings) -> usize {
     // Key and headers come beside the payload.
     settings.message_bytes_max.saturating_add(1 << 20).clamp(HANDED_OVER_BYTES_MAX, 1_000_000_000)
 }

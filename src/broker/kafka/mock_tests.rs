@@ -178,6 +178,27 @@ fn f22_connections_that_end_under_requests_cost_neither_message_nor_order() {
     close(&broker);
 }
 
+/// A partition that has not heard of a producer takes whatever comes first. If it refused the request before that,
+/// librdkafka counts what was in it as confirmed, and it is nowhere.
+#[test]
+fn a_confirm_that_is_only_inferred_is_none() {
+    let (mock, told) = (Mock::new(1), Arc::<Told>::default());
+    mock.topic("fresh", 1);
+    let broker = open(&mock, &told);
+    broker.shared.make("fresh", PATIENCE).unwrap();
+    mock.slow_down(Duration::from_millis(300));
+    mock.fail(&[Answer::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
+    publish(&broker, "fresh", 0..1);
+    // Longer than the first one waits for company.
+    let pause = Bell::new();
+    pause.wait(pause.heard(), Deadline::after(Some(Duration::from_millis(50))));
+    publish(&broker, "fresh", 1..2);
+    let outcomes = told.outcomes(2);
+    assert_eq!(read(&broker, "fresh"), [1]);
+    assert!(matches!(outcomes[0], Outcome::Unknown(_)) && confirmed(&outcomes[1]), "{outcomes:?}");
+    close(&broker);
+}
+
 /// A producer that is broken for good is told as a loss, and the next attempt to connect makes another one.
 /// Every record has one outcome, and none is told as confirmed that is not there.
 #[test]

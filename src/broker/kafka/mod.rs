@@ -17,13 +17,14 @@
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use self::consume::Subscriber;
+use self::destination::KafkaDestination;
 use self::error::{away, closed, error as failure, BACKEND};
-use self::publish::{KafkaDestination, OwnRecords, Producer, Told};
+use self::publish::{OwnRecords, Producer, Told};
 use self::raw::Wake;
 use self::source::KafkaSource;
 use self::topics::Topics;
@@ -44,6 +45,7 @@ mod admin;
 mod commits;
 mod connect;
 mod consume;
+mod destination;
 mod error;
 mod group;
 mod login;
@@ -108,6 +110,8 @@ struct Shared {
     link: Mutex<Option<Epoch>>,
     topics: Topics,
     own_records: OwnRecords,
+    /// Records that wait for their topics.
+    kept: AtomicUsize,
     destinations: Mutex<HashMap<(String, TopicKind), Arc<KafkaDestination>>>,
     subscribers: Mutex<Vec<Weak<Subscriber>>>,
     /// The groups that subscriptions here were in.
@@ -141,6 +145,7 @@ impl Kafka {
             link: Mutex::default(),
             topics,
             own_records: OwnRecords::default(),
+            kept: AtomicUsize::new(0),
             destinations: Mutex::default(),
             subscribers: Mutex::default(),
             groups: Mutex::default(),

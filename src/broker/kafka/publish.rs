@@ -5,26 +5,25 @@
 //! it may have arrived.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::error::{away, error, is_denied, kind, of};
-use super::raw::{is_full, About, Client, Delivered, Event, Failure, Given, Persisted, Queue, Role, Topic, Values};
-use super::wire::{Frame, Made, Target};
+use super::error::{error, is_denied, kind, of};
+use super::raw::{About, Client, Delivered, Event, Failure, Persisted, Queue, Role};
 use super::{login, Shared};
-use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
-use crate::config::Wire;
-use crate::error::{Error, Fate, Kind, Result};
-use crate::message::TopicKind;
-use crate::sync::{Deadline, Mutex, RwLock};
+use crate::broker::{Level, Outcome, Ticket};
+use crate::error::{Error, Kind, Result};
+use crate::sync::{Bell, Deadline, Mutex, RwLock};
 
 /// Tickets of this backend's own records; the hub's are smaller.
-const OWN: u64 = 1 << 63;
+pub(super) const OWN: u64 = 1 << 63;
 /// How often a quiet thread looks around.
 const QUIET: Duration = Duration::from_millis(500);
+/// How long records are sent without waiting for others, once the first has been.
+const HURRY: Duration = Duration::from_millis(1);
 /// Longest wait for records that were given up to be told.
 const PURGE_MAX: Duration = Duration::from_secs(10);
 
@@ -37,7 +36,7 @@ pub(super) struct Producer {
     /// What the client says of itself, and how records ended.
     queue: Queue,
     /// Which one it is: topics belong to one client.
-    serial: u64,
+    pub serial: u64,
     stop: Mutex<Option<Deadline>>,
     /// It can do nothing any more: refused, or broken.
     pub failed: Mutex<Option<Error>>,
@@ -48,15 +47,20 @@ pub(super) struct Producer {
     pub distrusted: Notify,
     pub over: AtomicBool,
     /// Closed before the last reports are heard: what is handed over later would never be told of.
-    gate: RwLock<Gate>,
+    pub gate: RwLock<Gate>,
     /// Counts how often every broker was away.
     pub downs: AtomicU64,
     /// The program had no token: that is no refusal.
     pub without_token: Arc<AtomicBool>,
+    /// Records handed over and not told of yet.
+    under_way: AtomicUsize,
+    /// The first record after none has been handed over; `None`: the program decides how long it waits.
+    first: Option<Bell>,
 }
 
+/// Whether anything may be handed over.
 #[derive(PartialEq, Eq)]
-enum Gate {
+pub(super) enum Gate {
     Open,
     Shut,
 }
@@ -80,12 +84,16 @@ impl Producer {
             gate: RwLock::new(Gate::Open),
             downs: AtomicU64::new(0),
             without_token: Arc::default(),
+            under_way: AtomicUsize::new(0),
+            first: login::linger_is_ours(&shared.settings).then(Bell::new),
         });
         shared.supply_token(&own.client, &own.without_token);
+        own.start_hurrying()?;
         let (producer, weak) = (Arc::clone(&own), Arc::downgrade(shared));
         crate::runtime::spawn_thread("hmq-kafka-out", move || {
             producer.run(&weak);
             producer.over.store(true, Ordering::Release);
+            producer.first.iter().for_each(Bell::ring);
             if let Some(shared) = weak.upgrade() {
                 shared.thread_ended.ring();
             }
@@ -100,6 +108,7 @@ impl Producer {
             if let Some(event) = event {
                 self.hear(&shared, event);
             }
+            shared.tend_kept();
             let stop = *self.stop.lock();
             let Some(deadline) = stop else { continue };
             self.flush(&shared, deadline);
@@ -107,8 +116,34 @@ impl Producer {
         }
     }
 
+    /// Sends the first record after none at once: there is nothing that it could wait for.
+    fn start_hurrying(self: &Arc<Self>) -> Result<()> {
+        let own = Arc::clone(self);
+        if own.first.is_none() {
+            return Ok(());
+        }
+        crate::runtime::spawn_thread("hmq-kafka-send", move || {
+            while let Some(first) = own.first.as_ref().filter(|_| !own.is_over()) {
+                let heard = first.heard();
+                if own.under_way.load(Ordering::Acquire) > 0 {
+                    own.client.hurry(HURRY);
+                }
+                first.wait(heard, Deadline::after(Some(QUIET)));
+            }
+        })
+    }
+
+    /// So many records were handed over.
+    pub fn handed_over(&self, count: usize) {
+        if count > 0 && self.under_way.fetch_add(count, Ordering::AcqRel) == 0 {
+            if let Some(first) = &self.first {
+                first.ring();
+            }
+        }
+    }
+
     /// Everything ends, in time or as given up.
-    fn flush(&self, shared: &Shared, deadline: Deadline) {
+    fn flush(&self, shared: &Arc<Shared>, deadline: Deadline) {
         let queue = &self.queue;
         let step = |until: Deadline| until.left().unwrap_or(QUIET).min(Duration::from_millis(50));
         while self.client.unfinished() > 0 && !deadline.has_passed() {
@@ -117,6 +152,7 @@ impl Producer {
             }
         }
         *self.gate.write() = Gate::Shut;
+        shared.tend_kept();
         self.client.purge();
         let last = Deadline::after(Some(PURGE_MAX));
         while self.client.unfinished() > 0 && !last.has_passed() {
@@ -139,23 +175,16 @@ impl Producer {
         self.over.load(Ordering::Acquire)
     }
 
-    fn hear(&self, shared: &Shared, event: Event) {
+    fn hear(&self, shared: &Arc<Shared>, event: Event) {
         match event.about() {
             About::Deliveries => {
                 let mut outcomes = Vec::new();
-                let mut own = Vec::new();
                 event.deliveries(|delivered| {
                     let opaque = delivered.opaque;
-                    let outcome = self.outcome(shared, delivered);
-                    match opaque & OWN {
-                        0 => outcomes.push((Ticket(opaque), outcome)),
-                        _ => own.push((opaque, outcome)),
-                    }
+                    outcomes.push((Ticket(opaque), self.outcome(shared, delivered)));
                 });
-                if !outcomes.is_empty() {
-                    shared.context.sink.complete(&mut outcomes);
-                }
-                own.into_iter().for_each(|(ticket, outcome)| shared.own_records.tell(ticket, &outcome));
+                self.under_way.fetch_sub(outcomes.len(), Ordering::AcqRel);
+                shared.tell(outcomes);
                 // Its records take their space until then.
                 drop(event);
                 shared.wake_publishers();
@@ -217,8 +246,8 @@ impl Producer {
     }
 
     fn outcome(&self, shared: &Shared, delivered: Delivered) -> Outcome {
-        let Delivered { result, persisted, topic, .. } = delivered;
-        let Err(failure) = result else { return Outcome::Confirmed(Level::Broker) };
+        let Delivered { result, persisted, topic, offset, .. } = delivered;
+        let Err(failure) = result else { return confirmed(offset) };
         // Of a topic that was deleted, the client may not hear for minutes.
         if matches!(kind(failure.code), Kind::NotFound | Kind::Timeout) && shared.is_linked() {
             shared.topics.doubt(&topic);
@@ -250,6 +279,17 @@ impl Producer {
             _ => Outcome::Refused(said),
         }
     }
+}
+
+/// A confirm that names no offset is librdkafka's own inference, from the confirm of a later request. It is wrong of
+/// a partition that had not heard of this producer: such a one takes whatever comes first, also when what was
+/// sent before it had been refused.
+fn confirmed(offset: i64) -> Outcome {
+    if offset >= 0 {
+        return Outcome::Confirmed(Level::Broker);
+    }
+    let text = "the cluster confirmed a later message, and this one not";
+    Outcome::Unknown(error(Kind::OutcomeUnknown, text))
 }
 
 static SERIALS: AtomicU64 = AtomicU64::new(1);
@@ -286,134 +326,16 @@ impl OwnRecords {
     }
 }
 
-/// Where records of one topic are handed over.
-pub(super) struct KafkaDestination {
-    shared: Weak<Shared>,
-    topic: Arc<str>,
-    kind: TopicKind,
-    wire: Wire,
-    /// Guards the order of records.
-    handing: Mutex<Handing>,
-}
-
-#[derive(Default)]
-struct Handing {
-    /// The topic at the client that publishes now, and which client that is.
-    topic: Option<(u64, Topic)>,
-    frame: Frame,
-    values: Values,
-}
-
-impl KafkaDestination {
-    pub fn new(shared: &Arc<Shared>, topic: &str, kind: TopicKind) -> Self {
-        Self {
-            shared: Arc::downgrade(shared),
-            topic: Arc::from(topic),
-            kind,
-            wire: shared.forms.of(topic),
-            handing: Mutex::default(),
+impl Shared {
+    /// Tells how records ended: the hub of its own, and others of theirs. No lock is held.
+    pub(super) fn tell(&self, mut outcomes: Vec<(Ticket, Outcome)>) {
+        let mut own = Vec::new();
+        if outcomes.iter().any(|(ticket, _)| ticket.0 & OWN != 0) {
+            (own, outcomes) = outcomes.into_iter().partition(|(ticket, _)| ticket.0 & OWN != 0);
         }
-    }
-
-    /// Hands records over until one cannot be.
-    fn hand_over(&self, shared: &Arc<Shared>, batch: &Batch<'_>) -> Taken {
-        let taken = |count, first_seq, stopped| Taken { count, first_seq, level: None, stopped };
-        let producer = match shared.producer() {
-            Ok(producer) => producer,
-            Err(away) => return taken(0, 0, Some(away)),
-        };
-        let gate = producer.gate.read();
-        if *gate == Gate::Shut {
-            return taken(0, 0, Some(away()));
+        if !outcomes.is_empty() {
+            self.context.sink.complete(&mut outcomes);
         }
-        let mut handing = self.handing.lock();
-        let first = batch.number(batch.records.len());
-        let Handing { topic, frame, values } = &mut *handing;
-        let present = topic.take().filter(|(serial, _)| *serial == producer.serial);
-        let made = present.map_or_else(|| Topic::new(&producer.client, &self.topic), |(_, topic)| Ok(topic));
-        let handle = match made {
-            Ok(handle) => handle,
-            Err(failure) => return taken(0, 0, Some(of("a topic", &failure).with_fate(Fate::NotSent))),
-        };
-        let (_, handle) = topic.insert((producer.serial, handle));
-        for (index, record) in batch.records.iter().enumerate() {
-            let target = Target {
-                topic: &self.topic,
-                kind: self.kind,
-                wire: self.wire,
-                source: &shared.settings.name,
-                again: batch.first_ticket.0 & OWN != 0,
-            };
-            let made = Made { prefix: shared.context.id_prefix, seq: first + index as u64 };
-            if let Err(refused) = frame.write(record, target, made, batch.now_us) {
-                return taken(index, first, Some(refused.with_fate(Fate::Refused)));
-            }
-            let given = Given {
-                value: frame.value(record),
-                key: frame.key(record),
-                timestamp_ms: frame.timestamp_ms(),
-                opaque: batch.first_ticket.0 + index as u64,
-            };
-            if let Err(failure) = handle.produce(&given, frame.headers(), values) {
-                let bytes = given.value.len() + given.key.map_or(0, <[u8]>::len);
-                return taken(index, first, Some(self.refused(shared, &failure, bytes)));
-            }
-        }
-        taken(batch.records.len(), first, None)
-    }
-
-    /// Lets go of the client that published.
-    pub fn forget_client(&self) {
-        self.handing.lock().topic = None;
-    }
-
-    fn refused(&self, shared: &Arc<Shared>, failure: &Failure, bytes: usize) -> Error {
-        let queue_bytes_max = login::queue_bytes_max(&shared.settings);
-        if is_full(failure) && bytes > queue_bytes_max {
-            let text = format!("{bytes} bytes are more than the client's queue takes, {queue_bytes_max}");
-            return error(Kind::TooLarge, text).with_fate(Fate::Refused);
-        }
-        if is_full(failure) {
-            return error(Kind::Full, "the client's queue to the cluster is full").with_fate(Fate::NotSent);
-        }
-        if kind(failure.code) == Kind::NotFound {
-            shared.topics.doubt(&self.topic);
-            shared.make_soon(&self.topic);
-            let text = format!("`{}` is gone, and is being made again", self.topic);
-            return error(Kind::Full, text).with_fate(Fate::NotSent);
-        }
-        let said = of("not handed over", failure);
-        match kind(failure.code) {
-            Kind::TooLarge | Kind::Name | Kind::Refused => said.with_fate(Fate::Refused),
-            _ => said.with_fate(Fate::NotSent),
-        }
-    }
-}
-
-impl Destination for KafkaDestination {
-    fn publish(&self, batch: &Batch<'_>) -> Taken {
-        let Some(shared) = self.shared.upgrade() else {
-            return Taken { count: 0, first_seq: 0, level: None, stopped: Some(away()) };
-        };
-        if shared.topics.is_troubled() {
-            if let Some(refused) = shared.topics.refused(&self.topic) {
-                let stopped = Some(refused.with_fate(Fate::Refused));
-                return Taken { count: 0, first_seq: 0, level: None, stopped };
-            }
-            shared.make_soon(&self.topic);
-        }
-        self.hand_over(&shared, batch)
-    }
-
-    fn on_space(&self, waker: Weak<dyn Wake>) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.add_publisher(waker, &self.topic);
-        }
-    }
-}
-
-impl std::fmt::Debug for KafkaDestination {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KafkaDestination").field("topic", &self.topic).finish_non_exhaustive()
+        own.into_iter().for_each(|(ticket, outcome)| self.own_records.tell(ticket.0, &outcome));
     }
 }

@@ -1,22 +1,27 @@
 //! Topics of the cluster: made when they are first used, declared, and what is known of them here.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{error, of};
-use super::raw::{Client, Code, NewTopic, Topic};
+use super::raw::{Client, Code, List, NewTopic, Topic};
 use super::Shared;
 use crate::broker::{Declared, TopicSpec};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Kind, Result};
 use crate::limits::TOPICS_MAX;
 use crate::message::TopicKind;
-use crate::sync::Mutex;
+use crate::sync::{Bell, Deadline, Mutex};
 
 /// A topic that could not be made is not asked for again before this.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
+/// Longest wait for the leaders of a topic's partitions, and how often they are asked.
+const LEADERS_MAX: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+/// Asks for the end of a partition, in place of a time.
+const LATEST: i64 = -1;
 
 #[derive(Debug, Clone)]
 enum Known {
@@ -28,6 +33,15 @@ enum Known {
     Refused(Error, Moment),
 }
 
+/// Whether records for a topic can be handed over.
+#[derive(Debug, Clone)]
+pub(super) enum Standing {
+    There,
+    /// It is being made, or has to be.
+    Away,
+    Refused(Error),
+}
+
 /// The kind that a topic is used as here, and whether it is there.
 type Entry = (Option<TopicKind>, Option<Known>);
 
@@ -35,13 +49,13 @@ type Entry = (Option<TopicKind>, Option<Known>);
 pub(super) struct Topics {
     clock: Clock,
     known: Mutex<HashMap<String, Entry>>,
-    /// Some topic is not as it should be: whoever publishes looks which.
-    troubled: AtomicBool,
+    /// Rises whenever one may not be there any more: whoever publishes looks which.
+    changes: AtomicU64,
 }
 
 impl Topics {
     pub fn new(clock: &Clock) -> Self {
-        Self { clock: clock.clone(), known: Mutex::default(), troubled: AtomicBool::new(false) }
+        Self { clock: clock.clone(), known: Mutex::default(), changes: AtomicU64::new(0) }
     }
 
     /// Fixes the kind of a topic, which the cluster does not know.
@@ -69,23 +83,21 @@ impl Topics {
     }
 
     fn set(&self, topic: &str, state: Option<Known>) {
-        if !matches!(state, Some(Known::There)) {
-            self.troubled.store(true, Ordering::Release);
-        }
         self.known.lock().entry(topic.to_owned()).or_default().1 = state;
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether a topic may have to be made before it is published to.
-    pub fn is_troubled(&self) -> bool {
-        self.troubled.load(Ordering::Acquire)
+    /// What changes when one that was there may not be there any more.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
-    /// Why nothing can be published to a topic, if that is known.
-    pub fn refused(&self, topic: &str) -> Option<Error> {
-        let known = self.known.lock();
-        match &known.get(topic)?.1 {
-            Some(Known::Refused(why, until)) if *until > self.clock.now() => Some(why.clone()),
-            _ => None,
+    /// Whether a topic can be published to.
+    pub fn standing(&self, topic: &str) -> Standing {
+        match self.known.lock().get(topic).and_then(|(_, known)| known.as_ref()) {
+            Some(Known::There) => Standing::There,
+            Some(Known::Refused(why, until)) if *until > self.clock.now() => Standing::Refused(why.clone()),
+            _ => Standing::Away,
         }
     }
 
@@ -121,20 +133,19 @@ impl Topics {
         if let Some((_, state)) = self.known.lock().get_mut(topic) {
             if matches!(state, Some(Known::There)) {
                 *state = None;
-                self.troubled.store(true, Ordering::Release);
+                self.changes.fetch_add(1, Ordering::AcqRel);
             }
         }
     }
 
     pub fn forget(&self, topic: &str) {
         self.known.lock().remove(topic);
-        self.troubled.store(true, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 }
 
 impl Shared {
-    /// Sees to it that a topic is there, without waiting for it: what is published meanwhile waits at the
-    /// client.
+    /// Sees to it that a topic is there, without waiting for it: what is published meanwhile waits.
     pub fn make_soon(self: &Arc<Self>, topic: &str) {
         if !self.topics.begin(topic) {
             return;
@@ -143,7 +154,9 @@ impl Shared {
         let unmade = topic.clone();
         let timeout = self.settings.connection_timeout;
         let started = crate::runtime::handle().map(|handle| {
-            handle.spawn_blocking(move || drop(own.make(&topic, timeout)));
+            handle.spawn_blocking(move || {
+                drop(own.make(&topic, timeout));
+            });
         });
         if started.is_err() {
             // Nobody makes it now.
@@ -152,10 +165,12 @@ impl Shared {
     }
 
     /// Makes a topic if it is not there; waits for the answer.
-    pub fn make(&self, topic: &str, timeout: Duration) -> Result<Declared> {
+    pub fn make(self: &Arc<Self>, topic: &str, timeout: Duration) -> Result<Declared> {
         let made = self.producer().and_then(|producer| {
             let spec = self.configured(topic);
-            make(&producer.client, topic, &self.settings, &spec, timeout)
+            let (declared, partitions) = make(&producer.client, topic, &self.settings, &spec, timeout)?;
+            await_leaders(&producer.client, topic, partitions);
+            Ok(declared)
         });
         let state = match &made {
             Ok(_) => Some(Known::There),
@@ -163,6 +178,7 @@ impl Shared {
             Err(why) => Some(Known::Refused(why.clone(), self.context.clock.now().plus(REFUSED_FOR))),
         };
         self.topics.set(topic, state);
+        self.tend_kept();
         self.wake_publishers();
         made
     }
@@ -174,14 +190,16 @@ impl Shared {
     }
 
     /// Makes a topic with these settings, or compares them with what is there.
-    pub fn declared(&self, topic: &str, spec: &TopicSpec, timeout: Duration) -> Result<Declared> {
+    pub fn declared(self: &Arc<Self>, topic: &str, spec: &TopicSpec, timeout: Duration) -> Result<Declared> {
         check(spec)?;
         let producer = self.producer()?;
-        let declared = match make(&producer.client, topic, &self.settings, spec, timeout)? {
-            Declared::Created => Declared::Created,
-            Declared::Existed => compare(&producer.client, topic, spec, timeout)?,
-        };
+        let (declared, partitions) = make(&producer.client, topic, &self.settings, spec, timeout)?;
+        if declared == Declared::Existed {
+            compare(&producer.client, topic, spec, timeout)?;
+        }
+        await_leaders(&producer.client, topic, partitions);
         self.topics.set(topic, Some(Known::There));
+        self.tend_kept();
         Ok(declared)
     }
 }
@@ -213,15 +231,16 @@ fn partitions(client: &Arc<Client>, topic: &str, timeout: Duration) -> Result<Op
     }
 }
 
+/// Makes a topic if it is not there; answers how many partitions it has.
 fn make(
     client: &Arc<Client>,
     topic: &str,
     settings: &super::Settings,
     spec: &TopicSpec,
     timeout: Duration,
-) -> Result<Declared> {
-    if partitions(client, topic, timeout)?.is_some() {
-        return Ok(Declared::Existed);
+) -> Result<(Declared, i32)> {
+    if let Some(count) = partitions(client, topic, timeout)? {
+        return Ok((Declared::Existed, count));
     }
     let count = spec.partitions.unwrap_or(settings.kafka.partitions);
     let new = NewTopic {
@@ -231,14 +250,30 @@ fn make(
         settings: &own_settings(spec, count),
     };
     match client.create_topic(&new, timeout) {
-        Ok(()) => {
-            // The client hears of it now, and not by and by. What it answers is not the matter.
-            drop(partitions(client, topic, timeout));
-            Ok(Declared::Created)
-        }
-        Err(failure) if failure.code == Code::TopicAlreadyExists => Ok(Declared::Existed),
+        Ok(()) => Ok((Declared::Created, new.partitions)),
+        Err(failure) if failure.code == Code::TopicAlreadyExists => Ok((Declared::Existed, new.partitions)),
         Err(failure) => Err(of(&format!("topic `{topic}` is not there and was not made"), &failure)),
     }
+}
+
+/// Waits until every partition is answered for by its leader, but not for ever: one without a leader must not
+/// keep the others waiting.
+fn await_leaders(client: &Arc<Client>, topic: &str, partitions: i32) {
+    let (pause, until) = (Bell::new(), Deadline::after(Some(LEADERS_MAX)));
+    while !all_answer(client, topic, partitions, until) && !until.has_passed() {
+        pause.wait(pause.heard(), Deadline::after(Some(ASK_AGAIN)));
+    }
+}
+
+fn all_answer(client: &Arc<Client>, topic: &str, partitions: i32, until: Deadline) -> bool {
+    let mut list = List::new();
+    for number in 0..partitions {
+        if list.add(topic, number, LATEST).is_err() {
+            return false;
+        }
+    }
+    let asked = client.offsets_for_times(&mut list, until.left().unwrap_or(LEADERS_MAX));
+    asked.is_ok() && list.iter().all(|own| own.result.is_ok())
 }
 
 /// The settings of a topic by Kafka's names.

@@ -244,16 +244,25 @@ impl Frame {
     }
 }
 
-/// Whether the form `plain` has a place for all that a record says. Its id is of this process only.
-fn check_plain(record: &Record<'_>, origin: Origin<'_>) -> Result<()> {
+/// What a record says that the form `plain` has no place for. Its id is of this process only.
+fn beyond_plain(record: &Record<'_>) -> Option<&'static str> {
     let has = [
         ("headers", !record.headers.bytes().is_empty()),
         ("a type", !record.type_.is_empty()),
         ("a time to live", record.ttl_ms > 0),
         ("attempts made before", record.attempts > 0),
     ];
-    match has.iter().find(|(_, is_there)| *is_there && !origin.again) {
-        Some((what, _)) => {
+    has.iter().find(|(_, is_there)| *is_there).map(|(what, _)| *what)
+}
+
+/// Whether the form `plain` carries a record. `again`: what it cannot carry is left out.
+pub(super) fn is_plain(record: &Record<'_>, again: bool) -> bool {
+    again || beyond_plain(record).is_none()
+}
+
+fn check_plain(record: &Record<'_>, origin: Origin<'_>) -> Result<()> {
+    match beyond_plain(record).filter(|_| !origin.again) {
+        Some(what) => {
             let topic = origin.topic;
             let text = format!("topic `{topic}` has the form `plain`: payload, key and time, but not {what}");
             Err(error(Kind::Unsupported, text))

@@ -103,6 +103,8 @@ pub struct Delivered {
     pub opaque: u64,
     pub result: Result<()>,
     pub persisted: Persisted,
+    /// Where the cluster says that it is; negative: it has not said.
+    pub offset: i64,
     /// The topic of one that failed.
     pub topic: String,
 }
@@ -206,7 +208,9 @@ impl Event {
                     sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED => Persisted::Perhaps,
                     sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_PERSISTED => Persisted::Yes,
                 };
-                each(Delivered { opaque, result: code, persisted, topic });
+                // SAFETY: as above.
+                let offset = unsafe { (**message).offset };
+                each(Delivered { opaque, result: code, persisted, offset, topic });
             }
         }
     }

@@ -45,6 +45,13 @@ impl Mock {
         unsafe { sys::rd_kafka_mock_partition_set_leader(self.cluster.as_ptr(), topic.as_ptr(), partition, broker) };
     }
 
+    /// Each answer of its first broker takes this long.
+    pub fn slow_down(&self, time: std::time::Duration) {
+        let millis = i32::try_from(time.as_millis()).unwrap();
+        // SAFETY: the cluster lives.
+        unsafe { sys::rd_kafka_mock_broker_set_rtt(self.cluster.as_ptr(), 1, millis) };
+    }
+
     /// The next requests to publish are answered so.
     pub fn fail(&self, errors: &[sys::rd_kafka_resp_err_t]) {
         // SAFETY: the array has this length, and is copied.

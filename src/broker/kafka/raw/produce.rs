@@ -1,13 +1,14 @@
 //! Handing records to a producer.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka_sys as sys;
 
-use super::{c_text, code, Client, Code, Failure, Result};
+use super::{c_text, code, code_of, Client, Code, Failure, Result};
 
 /// A topic of a client, kept so that it is not looked up for each record.
 pub struct Topic {
@@ -20,6 +21,8 @@ unsafe impl Send for Topic {}
 // SAFETY: as above.
 unsafe impl Sync for Topic {}
 
+/// The partitioner chooses.
+const ANY_PARTITION: i32 = -1;
 /// Values that a call takes for one record.
 const FIXED_VALUES: usize = 7;
 
@@ -34,7 +37,10 @@ pub struct Given<'a> {
 
 /// Room for the values of one call, reused.
 #[derive(Default)]
-pub struct Values(Vec<sys::rd_kafka_vu_t>);
+pub struct Values {
+    of_one: Vec<sys::rd_kafka_vu_t>,
+    of_many: Vec<sys::rd_kafka_message_t>,
+}
 
 // SAFETY: holds pointers only during a call.
 unsafe impl Send for Values {}
@@ -63,7 +69,7 @@ impl Topic {
         headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
         values: &mut Values,
     ) -> Result<()> {
-        let values = &mut values.0;
+        let values = &mut values.of_one;
         values.clear();
         values.reserve(FIXED_VALUES);
         let memory = |bytes: &[u8]| sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
@@ -96,6 +102,34 @@ impl Topic {
             Failure::taken(failed)
         }
     }
+
+    /// Takes records without headers, whose time is now; their own is not looked at. Never waits. Answers how
+    /// many of them were taken, from the front.
+    ///
+    /// None of them may be larger than the client takes: librdkafka would go on behind it.
+    pub fn produce_plain<'a>(&self, records: impl Iterator<Item = Given<'a>>, values: &mut Values) -> usize {
+        let messages = &mut values.of_many;
+        messages.clear();
+        messages.extend(records.map(|given| {
+            // SAFETY: numbers and pointers, for which zero is a value.
+            let mut message: sys::rd_kafka_message_t = unsafe { std::mem::zeroed() };
+            message.payload = given.value.as_ptr().cast_mut().cast();
+            message.len = given.value.len();
+            if let Some(key) = given.key {
+                message.key = key.as_ptr().cast_mut().cast();
+                message.key_len = key.len();
+            }
+            message._private = given.opaque as usize as *mut c_void;
+            message
+        }));
+        let count = c_int::try_from(messages.len()).unwrap_or(c_int::MAX);
+        let copies: c_int = sys::RD_KAFKA_MSG_F_COPY;
+        // SAFETY: the topic lives; there are so many messages, whose memory outlives the call and is copied by it.
+        unsafe { sys::rd_kafka_produce_batch(self.ptr(), ANY_PARTITION, copies, messages.as_mut_ptr(), count) };
+        // SAFETY: written by the call above.
+        let taken = |message: &sys::rd_kafka_message_t| unsafe { code_of(&raw const message.err) }.is_ok();
+        messages.iter().take_while(|message| taken(message)).count()
+    }
 }
 
 impl Client {
@@ -104,6 +138,13 @@ impl Client {
         let flags = sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT;
         // SAFETY: the client lives.
         unsafe { sys::rd_kafka_purge(self.ptr(), flags) };
+    }
+
+    /// For this long, or until every record has ended, none waits for others before it is sent. Delivery reports
+    /// are to be heard meanwhile, by somebody else.
+    pub fn hurry(&self, time: Duration) {
+        // SAFETY: the client lives.
+        unsafe { sys::rd_kafka_flush(self.ptr(), super::millis(time)) };
     }
 
     /// Records that have not ended.
