@@ -24,6 +24,14 @@ counters! {
     PublishFailed "publish_failed_total" "Messages refused or not sent.";
     PublishUnknown "publish_unknown_total" "Messages whose outcome is unknown.";
     PublishWaits "publish_waits_total" "Publish calls that had to wait for space.";
+    Spooled "spooled_total" "Messages kept here while their server was away.";
+    Forwarded "forwarded_total" "Messages of the spool that their server has confirmed.";
+    MaybeDuplicate "maybe_duplicate_total" "Messages sent again, marked, after an outcome that was not known.";
+    SpoolExpired "spool_expired_total" "Messages of the spool whose time to live was over.";
+    SpoolEvicted "spool_evicted_total" "Messages of the spool that made room for newer ones.";
+    SpoolRefused "spool_refused_total" "Messages of the spool that their server refused; they are dead letters.";
+    LocalDone "local_done_total" "Tasks of the spool that were done in this process.";
+    OutageDropped "outage_dropped_total" "Messages dropped while their server was away, as their route asks.";
     Delivered "delivered_total" "Messages handed over to handlers and inboxes.";
     Redelivered "redelivered_total" "Those among them that had been handed over before.";
     Filtered "filtered_total" "Deliveries skipped by a subscription's filter.";

@@ -138,6 +138,8 @@ pub struct Batch<'a> {
     pub numbers: &'a AtomicU64,
     /// Wall time of the publish, microseconds.
     pub now_us: i64,
+    /// The level that the program asks for, if it asks.
+    pub require: Option<Level>,
 }
 
 impl Batch<'_> {
@@ -187,6 +189,9 @@ pub struct Wakers(Vec<Weak<dyn Wake>>);
 impl Wakers {
     /// Adds one.
     pub fn add(&mut self, waker: Weak<dyn Wake>) {
+        if self.0.iter().any(|own| own.ptr_eq(&waker)) {
+            return;
+        }
         if self.0.len() == self.0.capacity() {
             self.0.retain(|waker| waker.strong_count() > 0);
         }

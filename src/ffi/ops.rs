@@ -104,13 +104,13 @@ pub unsafe extern "C" fn hmq_backend_force(
     })
 }
 
-/// Lets spooled messages be forwarded to their backend, or holds them.
+/// Lets messages that are kept for a server be forwarded to it, or holds them.
 ///
 /// - `hub`: in, borrow.
 /// - `run`: in: 1 forwards, 0 holds.
 /// - `err`: out, own, may be NULL.
 ///
-/// Codes: HMQ_OK; HMQ_E_ARG, HMQ_E_CLOSED; HMQ_E_UNSUPPORTED in this version, which does not spool.
+/// Codes: HMQ_OK; HMQ_E_ARG, HMQ_E_CLOSED.
 /// Threads: any.
 /// Blocks: no.
 /// Callback: allowed.
@@ -124,7 +124,7 @@ pub unsafe extern "C" fn hmq_forwarding(hub: *mut hmq_hub, run: i32, err: *mut *
     })
 }
 
-/// Waits until nothing is spooled any more.
+/// Waits until no message is kept for a server any more.
 ///
 /// - `hub`: in, borrow.
 /// - `timeout_ms`: in: -1 for ever, 0 try.

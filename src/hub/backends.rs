@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{json, Value};
 
 use super::driver::Driver;
+use super::failover::backend::{Command, Input, State};
 use super::{new_id_prefix, Shared, Timeout};
 use crate::broker::checked::{Checked, Enforced};
 use crate::broker::custom::{Custom, CustomOps, CustomSink};
@@ -44,11 +45,22 @@ pub enum BackendState {
     Blocked,
     /// It refused our credentials or rights.
     Refused,
+    /// It may be away.
+    Suspect,
+    /// Connected again; one message shows whether it takes them.
+    Probing,
+    /// It takes messages; what was kept for it is on its way, or it has not stood for long enough yet.
+    Forwarding,
 }
 
 impl BackendState {
     const ALL: [BackendState; 5] =
         [BackendState::Init, BackendState::Up, BackendState::Down, BackendState::Blocked, BackendState::Refused];
+
+    /// Whether it takes messages.
+    pub const fn takes(self) -> bool {
+        matches!(self, BackendState::Up | BackendState::Forwarding)
+    }
 
     /// The word used in JSON.
     pub const fn name(self) -> &'static str {
@@ -58,6 +70,24 @@ impl BackendState {
             BackendState::Down => "down",
             BackendState::Blocked => "blocked",
             BackendState::Refused => "refused",
+            BackendState::Suspect => "suspect",
+            BackendState::Probing => "probing",
+            BackendState::Forwarding => "forwarding",
+        }
+    }
+}
+
+impl From<State> for BackendState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Init => BackendState::Init,
+            State::Up => BackendState::Up,
+            State::Suspect => BackendState::Suspect,
+            State::Down => BackendState::Down,
+            State::Probing => BackendState::Probing,
+            State::Forwarding => BackendState::Forwarding,
+            State::Blocked => BackendState::Blocked,
+            State::Refused => BackendState::Refused,
         }
     }
 }
@@ -120,6 +150,25 @@ impl Backend {
     /// A backend that is not connected. `broker` is wrapped in the checks; records were checked
     /// against `payload_bytes_max` by whoever publishes.
     pub fn new(broker: Arc<dyn Broker>, id_prefix: u64, payload_bytes_max: usize) -> Arc<Self> {
+        Self::with(broker, id_prefix, payload_bytes_max, None)
+    }
+
+    /// A server, whose state is its driver's matter.
+    pub(super) fn server(
+        broker: Arc<dyn Broker>,
+        id_prefix: u64,
+        payload_bytes_max: usize,
+        driver: Arc<Driver>,
+    ) -> Arc<Self> {
+        Self::with(broker, id_prefix, payload_bytes_max, Some(driver))
+    }
+
+    fn with(
+        broker: Arc<dyn Broker>,
+        id_prefix: u64,
+        payload_bytes_max: usize,
+        driver: Option<Arc<Driver>>,
+    ) -> Arc<Self> {
         let detail = Detail {
             real: BackendState::Init,
             forced: false,
@@ -136,10 +185,7 @@ impl Backend {
             id_prefix,
             gate: AtomicU32::new(BackendState::Init as u32),
             detail: Mutex::new(detail),
-            driver: match broker_kind {
-                BackendKind::RabbitMq | BackendKind::Kafka => Some(Arc::default()),
-                BackendKind::Embedded | BackendKind::Custom => None,
-            },
+            driver,
         })
     }
 
@@ -151,6 +197,9 @@ impl Backend {
     /// The state that counts for publishers.
     #[inline]
     pub fn state(&self) -> BackendState {
+        if let Some(driver) = &self.driver {
+            return driver.view().state.into();
+        }
         let word = self.gate.load(Ordering::Acquire) as usize;
         BackendState::ALL.get(word).copied().unwrap_or(BackendState::Down)
     }
@@ -158,10 +207,25 @@ impl Backend {
     /// Refuses a publish while the backend is away.
     #[inline]
     pub fn check_up(&self) -> Result<()> {
-        if self.state() == BackendState::Up {
-            return Ok(());
+        match &self.driver {
+            Some(driver) if driver.is_open() => Ok(()),
+            Some(driver) => Err(driver.down_error(self.kind)),
+            None if self.state() == BackendState::Up => Ok(()),
+            None => Err(self.down_error()),
         }
-        Err(self.down_error())
+    }
+
+    /// Takes over a change of the driver's.
+    pub(super) fn changed(
+        &self,
+        clock: &Clock,
+        from: BackendState,
+        to: BackendState,
+        cause: Option<Error>,
+    ) -> StateChange {
+        let mut detail = self.detail.lock();
+        detail.since_us = clock.wall_us();
+        StateChange { backend: self.kind, from, to, at_us: detail.since_us, cause }
     }
 
     #[cold]
@@ -231,6 +295,10 @@ impl Backend {
 
     /// Forces the backend down for a drill, or lets its own state count again.
     pub fn force(&self, clock: &Clock, down: bool) -> Option<StateChange> {
+        if let Some(driver) = &self.driver {
+            driver.input(Input::Command(if down { Command::ForceDown } else { Command::Auto }));
+            return None;
+        }
         let mut detail = self.detail.lock();
         let before = self.state();
         detail.forced = down;
@@ -277,10 +345,21 @@ impl Backend {
     /// State, capabilities and last error as JSON.
     pub fn to_json(&self) -> Value {
         let detail = self.detail.lock().clone();
+        let Some(driver) = &self.driver else {
+            return json!({
+                "backend": self.kind.name(), "state": self.state().name(), "forced": detail.forced,
+                "since_us": detail.since_us, "attempts": detail.attempts,
+                "last_error": detail.last_error.as_ref().map(Error::to_json),
+                "capabilities": self.broker.capabilities(),
+            });
+        };
+        let view = driver.view();
+        let (kept, bytes) = driver.spool().map(|spool| spool.held()).unwrap_or_default();
         json!({
-            "backend": self.kind.name(), "state": self.state().name(), "forced": detail.forced,
-            "since_us": detail.since_us, "attempts": detail.attempts,
-            "last_error": detail.last_error.as_ref().map(Error::to_json),
+            "backend": self.kind.name(), "state": BackendState::from(view.state).name(), "forced": view.forced,
+            "since_us": detail.since_us, "attempts": driver.attempts(), "flaps": view.flaps,
+            "last_error": driver.last_error().as_ref().map(Error::to_json),
+            "spool": {"records": kept, "bytes": bytes, "paused": view.paused, "rate": view.rate},
             "capabilities": self.broker.capabilities(),
         })
     }
@@ -399,12 +478,11 @@ impl BackendSink for Relay {
             if let BackendEvent::Warned(text) = &event {
                 return hub.log_warn(backend.kind.name(), text);
             }
-            let lost = matches!(event, BackendEvent::Lost(_));
+            if let Some(driver) = backend.driver() {
+                return driver.event(event);
+            }
             let change = backend.on_event(&hub.context.clock, event);
             hub.tell(change);
-            if let Some(driver) = backend.driver().filter(|_| lost) {
-                driver.wake();
-            }
         }
     }
 

@@ -93,7 +93,7 @@ impl Prepared {
             Some((op, Done::Inbox { inbox: target.clone(), tag: tags.next().unwrap_or_default() }))
         });
         let batch = records.get(..entered).unwrap_or_default();
-        let handed = hub.hand_over(outlet, batch, first, AT_ONCE);
+        let handed = hub.hand_over(outlet, batch, first, self.require, AT_ONCE);
         let taken = batch.get(..handed.count).unwrap_or_default();
         hub.count_published(taken.len() as u64, taken.iter().map(|record| record.payload.len()).sum());
         let id = |index: usize| {

@@ -13,7 +13,9 @@ use serde_json::{json, Value};
 use super::backends::Backend;
 use super::retry::{ATTEMPTS, DEAD_AT, DEAD_HEADERS, ORIGIN_KIND, ORIGIN_TOPIC, REASON};
 use super::{Hub, Shared, Timeout};
-use crate::broker::{BackendKind, Delivery, Flow, Group, Ordered, Sink, Source, Start, Stop, SubscribeSpec, Verdict};
+use crate::broker::{
+    BackendKind, Delivery, Flow, Group, Level, Ordered, Sink, Source, Start, Stop, SubscribeSpec, Verdict,
+};
 use crate::config::options::{DeadLetterAction, DeadLetterQuery};
 use crate::error::{Error, Kind, Result};
 use crate::limits::{PREFETCH_MAX, TOPICS_MAX};
@@ -245,7 +247,7 @@ fn redrive(hub: &Arc<Shared>, message: &Message, deadline: Deadline) -> Result<(
     let (sent, answer) = std::sync::mpsc::channel();
     let sent = Mutex::new(sent);
     let done = move |result| drop(sent.lock().send(result));
-    hub.publish_internal(&topic, kind, &record, Box::new(done));
+    hub.publish_internal(&topic, kind, &record, Some(Level::Broker), Box::new(done));
     let late = || Error::new(Kind::Timeout, "the origin did not confirm in time");
     match deadline.left() {
         None => answer.recv().map_err(|_| late())?,

@@ -1,36 +1,212 @@
-//! Keeps the connection of one server: connects, restores what was open, and does so again after
-//! each loss, for as long as the hub is open. It holds no rule; how long to wait is
-//! [`Backoff`]'s.
+//! Runs the machine of one server: tells it what happened, and does what it says. It holds no rule; those are in
+//! [`failover::backend`](super::failover::backend).
+//!
+//! The gate is set by whoever brings the news, before anything else; all that may take time is done by one task.
 
-use std::sync::{Arc, Weak};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::backends::Backend;
-use super::failover::backoff::Backoff;
+use super::backends::{Backend, BackendState};
+use super::failover::backend::{self, Action, BackendConfig, Command, Input, Sign, View};
+use super::failover::{Way, Word};
+use super::spool::Spool;
 use super::Shared;
-use crate::config::Connect;
-use crate::error::{Error, Kind, Result};
+use crate::broker::{BackendEvent, BackendKind, Epoch};
+use crate::clock::{Clock, Moment};
+use crate::config::Config;
+use crate::error::{Error, Fate, Kind, Result};
+use crate::runtime::Pending;
 use crate::sync::{Bell, Deadline, Mutex};
 
-/// A connection that is lost sooner counts as one more failed attempt: a server that comes and goes
-/// is asked less and less often.
-const STANDS: Duration = Duration::from_secs(10);
-
-/// The program's end of a driver.
-#[derive(Debug, Default)]
+/// One server's machine, and what it asks for.
 pub(super) struct Driver {
-    /// The connection is lost, or the hub closes.
+    clock: Clock,
+    machine: Mutex<backend::Backend>,
+    /// The gate word, packed.
+    gate: AtomicU64,
+    todo: Mutex<VecDeque<Action>>,
+    /// Something is to be done, or the hub closes.
     woken: Notify,
+    ends: OnceLock<(Weak<Shared>, Weak<Backend>)>,
+    spool: OnceLock<Weak<Spool>>,
+    /// The last thing that went wrong.
+    last: Mutex<Option<Error>>,
+    attempts: AtomicU64,
     first: Mutex<Option<Result<()>>>,
     answered: Bell,
 }
 
 impl Driver {
-    /// Makes it look again: at once, if it waits.
-    pub fn wake(&self) {
+    /// A server that is not connected. `seed` is for jitter.
+    pub fn new(clock: &Clock, config: &Config, seed: u64) -> Arc<Self> {
+        let failover = &config.failover;
+        let machine = BackendConfig {
+            suspect_wait: failover.suspect_wait,
+            down_after: failover.down_after,
+            down_after_attempts: failover.down_after_attempts,
+            blocked_wait: failover.blocked_wait,
+            confirm_timeout: failover.confirm_timeout,
+            // The attempt itself ends in time; this is for one that does not.
+            connection_timeout: config.connection_timeout.saturating_mul(2) + Duration::from_secs(1),
+            reconnect: (failover.reconnect_min, failover.reconnect_max),
+            stable_for: failover.stable_for,
+            window: config.publish_window as u64,
+        };
+        let machine = backend::Backend::new(clock.now(), machine, seed);
+        Arc::new(Self {
+            clock: clock.clone(),
+            gate: AtomicU64::new(machine.gate().pack()),
+            machine: Mutex::new(machine),
+            todo: Mutex::default(),
+            woken: Notify::new(),
+            ends: OnceLock::new(),
+            spool: OnceLock::new(),
+            last: Mutex::default(),
+            attempts: AtomicU64::new(0),
+            first: Mutex::default(),
+            answered: Bell::new(),
+        })
+    }
+
+    /// Names the spool that forwards.
+    pub fn serve(&self, spool: &Arc<Spool>) {
+        let _ = self.spool.set(Arc::downgrade(spool));
+    }
+
+    /// The spool, if there is one.
+    pub fn spool(&self) -> Option<Arc<Spool>> {
+        self.spool.get()?.upgrade()
+    }
+
+    /// The gate.
+    #[inline]
+    pub fn word(&self) -> Word {
+        Word::unpack(self.gate.load(Ordering::Acquire))
+    }
+
+    /// Whether publishes go to the server.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.word().way == Way::Open
+    }
+
+    /// What health tells.
+    pub fn view(&self) -> View {
+        self.machine.lock().view()
+    }
+
+    /// Attempts to connect, ever.
+    pub fn attempts(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// The last thing that went wrong.
+    pub fn last_error(&self) -> Option<Error> {
+        self.last.lock().clone()
+    }
+
+    /// Why nothing can be sent.
+    pub fn down_error(&self, kind: BackendKind) -> Error {
+        let view = self.view();
+        let state = if view.forced { "forced down" } else { BackendState::from(view.state).name() };
+        let last = self.last_error();
+        let cause = last.as_ref().map(|cause| format!(": {}", cause.message())).unwrap_or_default();
+        let error = Error::new(Kind::BackendDown, format!("the backend {} is {state}{cause}", kind.name()))
+            .with_backend(kind.name())
+            .with_fate(Fate::NotSent);
+        match last {
+            Some(cause) => error.caused_by(cause),
+            None => error,
+        }
+    }
+
+    /// Takes in what happened. The gate is set before this returns.
+    pub fn input(&self, input: Input) {
+        let mut actions = Vec::new();
+        let mut gate_moved = None;
+        {
+            let mut machine = self.machine.lock();
+            let before = machine.view().state;
+            machine.on(self.clock.now(), input, &mut actions);
+            let after = machine.view().state;
+            let told = actions.iter().any(|action| matches!(action, Action::Notify { .. }));
+            if before != after && !told {
+                // Forced, or let go again: the machine's own state is as it was.
+                actions.push(Action::Notify { from: before, to: after });
+            }
+            for action in &actions {
+                if let Action::SetGate(word) = action {
+                    self.gate.store(word.pack(), Ordering::Release);
+                    gate_moved = Some(word.way);
+                }
+            }
+            self.todo.lock().extend(actions.iter().filter(|action| !is_told_here(action)));
+        }
+        if let (Some(way), Some(spool)) = (gate_moved, self.spool()) {
+            spool.wake();
+            match way {
+                Way::Open => {
+                    spool.server_is_back();
+                    spool.open_sources();
+                }
+                Way::Wait | Way::Blocked | Way::Spool | Way::Refuse => spool.ring_sources(),
+            }
+        }
+        let told = actions.iter().filter_map(|action| match action {
+            Action::Notify { from, to } => Some((*from, *to)),
+            _ => None,
+        });
+        for (from, to) in told {
+            self.tell(from, to);
+        }
         self.woken.notify_one();
+    }
+
+    fn tell(&self, from: backend::State, to: backend::State) {
+        let Some((hub, backend)) = self.ends() else { return };
+        use backend::State;
+        let is_well = matches!(to, State::Up | State::Forwarding | State::Probing);
+        let cause = self.last_error().filter(|_| !is_well);
+        let change = backend.changed(&self.clock, from.into(), to.into(), cause);
+        hub.tell(Some(change));
+    }
+
+    fn ends(&self) -> Option<(Arc<Shared>, Arc<Backend>)> {
+        let (hub, backend) = self.ends.get()?;
+        Some((hub.upgrade()?, backend.upgrade()?))
+    }
+
+    /// Something is due earlier than it was.
+    pub fn look(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Takes in what the backend says of itself.
+    pub fn event(&self, event: BackendEvent) {
+        let note = |cause: Error| *self.last.lock() = Some(cause);
+        let sign = match event {
+            BackendEvent::Warned(_) | BackendEvent::Connected(_) => return,
+            BackendEvent::Unblocked => Sign::Unblocked,
+            BackendEvent::Lost(cause) => {
+                note(cause);
+                Sign::Lost
+            }
+            BackendEvent::Blocked(reason) => {
+                note(Error::new(Kind::BackendDown, format!("the server asks publishers to stop: {reason}")));
+                Sign::Blocked
+            }
+            BackendEvent::Denied(cause) => {
+                note(cause);
+                Sign::Denied
+            }
+        };
+        let epoch = self.view().epoch;
+        self.input(Input::Link(epoch, sign));
     }
 
     /// Waits for the first attempt that succeeds; answers why there was none in time.
@@ -58,155 +234,132 @@ impl Driver {
         drop(first);
         self.answered.ring();
     }
-}
 
-impl Shared {
-    /// Makes the backends of the servers that are configured.
-    pub(super) fn make_servers(self: &Arc<Self>) -> Result<()> {
-        #[cfg(feature = "rabbitmq")]
-        if let Some(rabbitmq) = &self.config.rabbitmq {
-            let backend = self.make_server(|context| self.rabbitmq((**rabbitmq).clone(), context))?;
-            self.roles.lock().tasks = Some(backend);
-        }
-        #[cfg(feature = "kafka")]
-        if let Some(kafka) = &self.config.kafka {
-            let backend = self.make_server(|context| self.kafka((**kafka).clone(), context))?;
-            self.roles.lock().events = Some(backend);
-        }
+    /// Starts it, for a hub and its backend.
+    pub fn start(self: &Arc<Self>, hub: &Arc<Shared>, backend: &Arc<Backend>) -> Result<()> {
+        let _ = self.ends.set((Arc::downgrade(hub), Arc::downgrade(backend)));
+        let own = Arc::clone(self);
+        crate::runtime::handle()?.spawn(async move { own.run().await });
         Ok(())
     }
 
-    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
-    fn make_server(
-        self: &Arc<Self>,
-        open: impl FnOnce(crate::broker::Context) -> Result<Arc<dyn crate::broker::Broker>>,
-    ) -> Result<Arc<Backend>> {
-        let relay = Arc::new(super::backends::Relay::default());
-        let sink = Arc::clone(&relay) as Arc<dyn crate::broker::BackendSink>;
-        let broker = open(crate::broker::Context { sink, ..self.context.clone() })?;
-        let backend = Backend::new(broker, self.context.id_prefix, self.config.message_bytes_max);
-        relay.connect(self, &backend);
-        Ok(backend)
-    }
-
-    /// What messages name as their source.
-    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
-    fn name(&self) -> String {
-        self.config.name.clone().unwrap_or_else(|| "helixmq".into())
-    }
-
-    #[cfg(feature = "rabbitmq")]
-    fn rabbitmq(
-        &self,
-        rabbitmq: crate::config::RabbitmqConfig,
-        context: crate::broker::Context,
-    ) -> Result<Arc<dyn crate::broker::Broker>> {
-        let settings = crate::broker::rabbitmq::Settings {
-            rabbitmq,
-            name: self.name(),
-            confirm_timeout: self.config.failover.confirm_timeout,
-            message_bytes_max: self.config.message_bytes_max,
-            publish_window: self.config.publish_window,
-            routes: self.config.routes.clone(),
-        };
-        Ok(crate::broker::rabbitmq::RabbitMq::open(settings, context)?)
-    }
-
-    #[cfg(feature = "kafka")]
-    fn kafka(
-        &self,
-        kafka: crate::config::KafkaConfig,
-        context: crate::broker::Context,
-    ) -> Result<Arc<dyn crate::broker::Broker>> {
-        let pattern =
-            |topic: &crate::config::TopicConfig| Ok((crate::pattern::Pattern::parse(&topic.pattern)?, topic.spec()));
-        let settings = crate::broker::kafka::Settings {
-            token: kafka.token_provider.as_deref().map(super::process::token_provider).transpose()?,
-            kafka,
-            name: self.name(),
-            group_id: self.config.group_id.clone(),
-            connection_timeout: self.config.connection_timeout,
-            confirm_timeout: self.config.failover.confirm_timeout,
-            message_bytes_max: self.config.message_bytes_max,
-            publish_window: self.config.publish_window,
-            routes: self.config.routes.clone(),
-            topics: self.config.topics.iter().map(pattern).collect::<Result<_>>()?,
-        };
-        Ok(crate::broker::kafka::Kafka::open(settings, context)?)
-    }
-
-    /// Connects to the servers that are configured, side by side; what is not there in time is
-    /// connected to later.
-    pub(super) fn connect_servers(self: &Arc<Self>, deadline: Deadline) -> Result<()> {
-        let servers: Vec<_> = self.backends().into_iter().filter(|backend| backend.driver().is_some()).collect();
-        for backend in &servers {
-            start(self, backend)?;
-        }
-        for (backend, driver) in servers.iter().filter_map(|backend| Some((backend, backend.driver()?))) {
-            if self.config.connect == Connect::Background {
+    async fn run(self: Arc<Self>) {
+        loop {
+            while let Some(action) = self.next_action() {
+                let Some((hub, backend)) = self.ends().filter(|(hub, _)| !hub.is_gone()) else { return };
+                // A panic is told there, and must not end all that follows.
+                let _ = crate::runtime::contained("failover", || self.perform(&hub, &backend, action));
+            }
+            if self.ends().is_none_or(|(hub, _)| hub.is_gone()) {
+                return;
+            }
+            self.spool().iter().for_each(|spool| spool.run_later());
+            let until = |next: Option<Moment>| next.map_or(QUIET, |at| at.since(self.clock.now()));
+            let own = until(self.machine.lock().next_deadline());
+            if own.is_zero() {
+                self.input(Input::Tick);
                 continue;
             }
-            if let Err(failed) = driver.wait_connected(deadline) {
-                if self.config.connect == Connect::Require {
-                    self.close(Deadline::after(Some(Duration::ZERO))).ok();
-                    return Err(failed);
-                }
-                let text = format!("{} is not connected yet, and is tried again: {failed}", backend.kind.name());
-                self.log_warn("connect_failed", &text);
+            let spool = self.spool();
+            let topics = until(spool.as_ref().and_then(|spool| spool.next_deadline()));
+            if let Some(spool) = spool.filter(|_| topics.is_zero()) {
+                spool.tick();
+                continue;
             }
+            let left = own.min(topics);
+            let _ = tokio::time::timeout(left.min(QUIET), self.woken.notified()).await;
         }
-        Ok(())
+    }
+
+    fn next_action(&self) -> Option<Action> {
+        self.todo.lock().pop_front()
+    }
+
+    fn perform(self: &Arc<Self>, hub: &Arc<Shared>, backend: &Arc<Backend>, action: Action) {
+        match action {
+            Action::Connect { epoch, .. } => self.connect(hub, backend, epoch),
+            Action::Probe { epoch, turn } => match self.spool() {
+                Some(spool) => spool.probe(epoch, turn),
+                None => self.input(Input::Link(epoch, Sign::ProbeOk)),
+            },
+            Action::Forward { budget } => self.spool().iter().for_each(|spool| spool.forward(budget)),
+            Action::Sweep => self.spool().iter().for_each(|spool| spool.sweep()),
+            Action::CheckConfirms => {
+                let epoch = self.view().epoch;
+                match self.spool() {
+                    Some(spool) => spool.check_confirms(epoch),
+                    None => self.input(Input::Link(epoch, Sign::InTime)),
+                }
+            }
+            // What is not asked for is not forwarded. A connection that is given up is replaced by the next.
+            Action::BlameProbed => self.spool().iter().for_each(|spool| spool.blame_probed()),
+            Action::StopForwarding | Action::Disconnect { .. } | Action::SetGate(_) | Action::Notify { .. } => {}
+        }
+    }
+
+    fn connect(self: &Arc<Self>, hub: &Arc<Shared>, backend: &Arc<Backend>, epoch: u32) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        let timeout = hub.config.connection_timeout;
+        let (own, backend) = (Arc::clone(self), Arc::clone(backend));
+        let connecting = backend.broker.connect(Epoch(epoch), self.clock.now().plus(timeout));
+        let attempt = async move {
+            let mut answer = limited(timeout, connecting).await;
+            if answer.is_ok() {
+                answer = limited(timeout, backend.broker.restore()).await;
+            }
+            let sign = match &answer {
+                Ok(()) => Sign::ConnectOk,
+                Err(failed) => {
+                    *own.last.lock() = Some(failed.clone());
+                    match failed.kind() {
+                        Kind::Refused => Sign::Denied,
+                        _ => Sign::ConnectErr,
+                    }
+                }
+            };
+            own.input(Input::Link(epoch, sign));
+            own.answer(&answer);
+        };
+        if let Ok(runtime) = crate::runtime::handle() {
+            runtime.spawn(attempt);
+        }
+    }
+
+    /// Takes in nothing new from now on. What is kept still goes out.
+    pub fn stop_intake(&self) {
+        self.input(Input::Command(Command::Close));
+        if let Some(spool) = self.spool().filter(|_| self.is_away()) {
+            spool.end_waiting();
+        }
+    }
+
+    /// Lets what is kept go out, as long as the server is there.
+    pub fn drain(&self, deadline: Deadline) {
+        if let Some(spool) = self.spool() {
+            spool.wait_empty(deadline, || self.is_away() || self.view().paused || !spool.can_go());
+        }
+    }
+
+    fn is_away(&self) -> bool {
+        use backend::State;
+        !matches!(self.view().state, State::Up | State::Forwarding | State::Probing)
     }
 }
 
-/// Starts the driver of `backend`, which has one.
-fn start(hub: &Arc<Shared>, backend: &Arc<Backend>) -> Result<()> {
-    let Some(driver) = backend.driver() else { return Ok(()) };
-    let (hub, backend, driver) = (Arc::downgrade(hub), Arc::clone(backend), Arc::clone(driver));
-    crate::runtime::handle()?.spawn(async move { drive(hub, backend, driver).await });
-    Ok(())
-}
-
-async fn drive(hub: Weak<Shared>, backend: Arc<Backend>, driver: Arc<Driver>) {
-    let mut backoff = Backoff::new(backend.id_prefix);
-    loop {
-        let Some((clock, timeout)) = hub
-            .upgrade()
-            .filter(|hub| !hub.is_closing())
-            .map(|hub| (hub.context.clock.clone(), hub.config.connection_timeout))
-        else {
-            return;
-        };
-        let (_, attempt) = backend.attempt(&clock, timeout);
-        let mut answer = limited(timeout, attempt).await;
-        if answer.is_ok() {
-            answer = limited(timeout, backend.broker.restore()).await;
-        }
-        let change = backend.concluded(&clock, &answer);
-        if let Some(hub) = hub.upgrade() {
-            hub.tell(change);
-        }
-        driver.answer(&answer);
-        let denied = match answer {
-            Ok(()) => {
-                let since = clock.now();
-                driver.woken.notified().await;
-                if hub.upgrade().is_none_or(|hub| hub.is_closing()) {
-                    continue;
-                }
-                if clock.now().since(since) >= STANDS {
-                    backoff.reset();
-                }
-                false
-            }
-            Err(failed) => failed.kind() == Kind::Refused,
-        };
-        // A loss or a close that comes meanwhile ends the wait.
-        let _ = tokio::time::timeout(backoff.next(denied), driver.woken.notified()).await;
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("word", &self.word()).finish_non_exhaustive()
     }
 }
 
-async fn limited(timeout: Duration, pending: crate::runtime::Pending<()>) -> Result<()> {
+/// Longest sleep of a driver: a hub that is gone is noticed.
+const QUIET: Duration = Duration::from_secs(1);
+
+fn is_told_here(action: &Action) -> bool {
+    matches!(action, Action::SetGate(_) | Action::Notify { .. })
+}
+
+async fn limited(timeout: Duration, pending: Pending<()>) -> Result<()> {
     let text = "the server did not answer in time";
     tokio::time::timeout(timeout, pending).await.unwrap_or_else(|_| Err(Error::new(Kind::BackendDown, text)))
 }

@@ -4,7 +4,8 @@ use std::sync::{Arc, Weak};
 
 use serde_json::{json, Value};
 
-use super::backends::{BackendState, StateChange};
+use super::backends::StateChange;
+use super::failover::backend::{Command, Input};
 use super::inbox::Event;
 use super::process::{LogLevel, TextHandler};
 use super::{Hub, Shared};
@@ -12,6 +13,7 @@ use crate::broker::{BackendKind, Description};
 use crate::error::{Error, Kind, Result};
 use crate::limits::STATE_CHANGES_KEPT;
 use crate::metrics::Gauge;
+use crate::sync::Deadline;
 
 /// Which text [`Hub::metrics`] gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,7 @@ impl Hub {
     pub fn health(&self) -> Value {
         let hub = &self.0;
         let backends = hub.backends();
-        let up = backends.iter().filter(|backend| backend.state() == BackendState::Up).count();
+        let up = backends.iter().filter(|backend| backend.state().takes()).count();
         let open = !hub.is_closing() && hub.config.enabled;
         let mut warnings = hub.config.warnings.clone();
         warnings.extend(hub.notices.warnings.lock().iter().cloned());
@@ -73,18 +75,29 @@ impl Hub {
         Ok(())
     }
 
-    /// Pauses or resumes forwarding of the spool.
-    pub fn forwarding(&self, _run: bool) -> Result<()> {
+    /// Pauses or resumes forwarding of what is kept for servers that were away.
+    pub fn forwarding(&self, run: bool) -> Result<()> {
         self.0.check_open()?;
-        Err(Error::new(
-            Kind::Unsupported,
-            "nothing is spooled yet, so there is nothing to forward: failover is not built",
-        ))
+        let order = if run { Command::Resume } else { Command::Pause };
+        for backend in self.0.backends() {
+            backend.driver().iter().for_each(|driver| driver.input(Input::Command(order)));
+        }
+        Ok(())
     }
 
-    /// Waits until the spool is empty. Nothing is spooled yet, so it is.
-    pub fn wait_forwarded(&self, _timeout: super::Timeout) -> Result<()> {
-        self.0.check_open()
+    /// Waits until nothing is kept any more.
+    pub fn wait_forwarded(&self, timeout: super::Timeout) -> Result<()> {
+        self.0.check_open()?;
+        let deadline = Deadline::after(timeout);
+        for spool in self.0.backends().iter().filter_map(|backend| backend.driver()?.spool()) {
+            if !spool.wait_empty(deadline, || self.0.is_closing()) {
+                self.0.check_open()?;
+                let (records, bytes) = spool.held();
+                let text = format!("{records} messages ({bytes} bytes) are still kept for their server");
+                return Err(Error::new(Kind::Timeout, text));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -130,7 +143,13 @@ impl Shared {
         let gauge = |name, label: &str, value| Gauge { name, label_value: label.to_owned(), value };
         let mut out = Vec::new();
         for backend in self.backends() {
-            out.push(gauge("backend_state", backend.kind.name(), u64::from(backend.state() == BackendState::Up)));
+            out.push(gauge("backend_state", backend.kind.name(), u64::from(backend.state().takes())));
+        }
+        for backend in self.backends() {
+            let Some(spool) = backend.driver().and_then(|driver| driver.spool()) else { continue };
+            let (records, bytes) = spool.held();
+            out.push(gauge("spool_records", backend.kind.name(), records));
+            out.push(gauge("spool_bytes", backend.kind.name(), bytes as u64));
         }
         for topic in self.descriptions() {
             out.push(gauge("topic_messages", &topic.name, topic.messages));

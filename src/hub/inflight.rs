@@ -195,7 +195,11 @@ impl Inflight {
         let mut together: (Weak<InboxShared>, Vec<Event>) = (Weak::new(), Vec::new());
         for Entry { op, backend, id, outcome, done } in ended {
             let (Some(id), Some(outcome)) = (id, outcome) else { continue };
-            let result = outcome.into_result().map(|level| Receipt { level, backend, id, spooled: false });
+            let result = outcome.into_result().map(|level| {
+                let is_server = matches!(backend, BackendKind::RabbitMq | BackendKind::Kafka);
+                let spooled = is_server && matches!(level, Level::Memory | Level::Disk);
+                Receipt { level, backend, id, spooled }
+            });
             match done {
                 Done::Inbox { inbox, tag } => {
                     if !together.0.ptr_eq(&inbox) {

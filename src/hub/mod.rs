@@ -14,6 +14,8 @@
 //! feed         source → filter → ledger → consumer  settle     tokens and ledgers
 //! retry        backoff, dead letters                replay     the past, by pattern and time
 //! dead_letters list, redrive, discard               health     status, metrics, state changes
+//! servers      made, and connected to               driver     runs the machine of one of them
+//! failover     what is done when one is away        spool      what is kept for it meanwhile
 //! ```
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -38,7 +40,8 @@ pub mod backends;
 mod batch;
 pub mod dead_letters;
 mod driver;
-mod failover;
+#[doc(hidden)]
+pub mod failover;
 mod feed;
 pub mod health;
 pub mod inbox;
@@ -50,7 +53,10 @@ mod publish_json;
 pub mod replay;
 pub mod retry;
 pub mod route;
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+mod servers;
 pub mod settle;
+mod spool;
 pub mod subscribe;
 mod topics;
 
@@ -66,6 +72,7 @@ pub use settle::{extend, settle, settle_many, Decision, Token};
 pub use subscribe::{Handler, HandlerVerdict, Subscription};
 
 use backends::{Backend, Relay, StateChange};
+use failover::policy::OnOutage;
 use inflight::{Completions, Inflight};
 use publish::Outlet;
 use route::{Routes, Use};
@@ -369,6 +376,11 @@ impl Shared {
         self.closing.load(Ordering::Acquire)
     }
 
+    /// All is closed: nothing of it goes on.
+    fn is_gone(&self) -> bool {
+        *self.stage.lock() == Stage::Closed
+    }
+
     fn mark_used(&self) {
         self.used.store(true, Ordering::Release);
     }
@@ -467,8 +479,10 @@ impl Shared {
         let kind = self.kind_of(topic, asked, false)?;
         let backend = self.backend_for(topic, kind)?;
         let destination = backend.broker.destination(topic, kind)?;
+        let spools = backend.driver().and_then(|driver| driver.spool());
+        let spools = spools.is_some_and(|spool| spool.on_outage(topic) != OnOutage::Fail);
         let topic: Arc<str> = Arc::from(topic);
-        let outlet = Arc::new(Outlet { topic: Arc::clone(&topic), kind, backend, destination });
+        let outlet = Arc::new(Outlet { topic: Arc::clone(&topic), kind, backend, destination, spools });
         let mut outlets = self.outlets.write();
         if outlets.len() >= crate::limits::TOPICS_MAX {
             outlets.clear();
@@ -480,7 +494,10 @@ impl Shared {
     /// Opens a source on the backend that a subscription's topic has.
     fn open_source(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, timeout: Timeout) -> Result<Arc<dyn Source>> {
         let backend = self.backend_for(&spec.pattern, spec.kind)?;
-        backend.check_up()?;
+        let spool = backend.driver().and_then(|driver| driver.spool()).filter(|_| !spec.read_only);
+        if spool.is_none_or(|spool| spool.on_outage(&spec.pattern) == OnOutage::Fail) {
+            backend.check_up()?;
+        }
         let until = backends::deadline(&self.context.clock, timeout);
         crate::runtime::wait(backend.broker.subscribe(spec, sink, until), timeout)
     }
@@ -508,6 +525,8 @@ impl Shared {
         let waiting = self.waiting_for_space.lock().take();
         waiting.for_each(|publisher| publisher.wake());
         self.inflight.stop_waiting();
+        let backends = self.backends();
+        backends.iter().filter_map(|backend| backend.driver()).for_each(|driver| driver.stop_intake());
         let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
         for subscription in subscriptions.into_values().filter_map(|weak| weak.upgrade()) {
             subscription.close_now();
@@ -523,9 +542,7 @@ impl Shared {
         let callback = self.notices.callback.lock().take();
         drop(callback);
         let mut lost = 0;
-        for driver in self.backends().iter().filter_map(|backend| backend.driver()) {
-            driver.wake();
-        }
+        backends.iter().filter_map(|backend| backend.driver()).for_each(|driver| driver.drain(deadline));
         for backend in self.backends() {
             let until = backends::deadline(&self.context.clock, deadline.left());
             match crate::runtime::wait(backend.broker.close(until), deadline.left()) {

@@ -69,6 +69,8 @@ pub(super) struct Outlet {
     pub(super) kind: TopicKind,
     pub(super) backend: Arc<Backend>,
     pub(super) destination: Arc<dyn Destination>,
+    /// Its messages are kept, or dropped, while their server is away.
+    pub(super) spools: bool,
 }
 
 /// What a hand-over of several records did.
@@ -220,7 +222,7 @@ impl Shared {
         if outlet.backend.kind != BackendKind::Embedded {
             return self.send_and_wait(outlet, record, require, timeout);
         }
-        let handed = self.hand_over(outlet, std::slice::from_ref(record), Ticket(0), timeout);
+        let handed = self.hand_over(outlet, std::slice::from_ref(record), Ticket(0), require, timeout);
         match (handed.level, handed.stopped) {
             (Some(level), None) => {
                 self.count_published(1, record.payload.len());
@@ -243,7 +245,7 @@ impl Shared {
         let checked = records.iter().position(|record| self.check_publish(outlet, record, require).is_err());
         let (good, bad) = records.split_at(checked.unwrap_or(records.len()));
         let refusal = || bad.first().and_then(|record| self.check_publish(outlet, record, require).err());
-        let handed = self.hand_over(outlet, good, Ticket(0), timeout);
+        let handed = self.hand_over(outlet, good, Ticket(0), require, timeout);
         let bytes = good.iter().take(handed.count).map(|record| record.payload.len()).sum();
         self.count_published(handed.count as u64, bytes);
         match handed.stopped {
@@ -267,7 +269,7 @@ impl Shared {
             tell(Ok(self.publish_one(outlet, record, require, Some(Duration::ZERO))?));
             return Ok(());
         }
-        self.start_async(outlet, record, op, tell)
+        self.start_async(outlet, record, require, op, tell)
     }
 
     /// Hands a record to a server; `tell` is called with its outcome.
@@ -275,17 +277,24 @@ impl Shared {
         &self,
         outlet: &Outlet,
         record: &Record<'_>,
+        require: Option<Level>,
         op: u64,
         tell: impl FnOnce(Result<Receipt>) + Send + 'static,
     ) -> Result<()> {
         let now = Deadline::after(Some(Duration::ZERO));
         let ticket = self.inflight.enter(now, op, outlet.backend.kind, Done::call(tell))?;
-        self.hand_over_ticket(outlet, record, ticket).map_err(|error| self.count_failed(Some(error)))
+        self.hand_over_ticket(outlet, record, ticket, require).map_err(|error| self.count_failed(Some(error)))
     }
 
     /// Hands over a record that is in flight already; an error withdraws it.
-    fn hand_over_ticket(&self, outlet: &Outlet, record: &Record<'_>, ticket: Ticket) -> Result<()> {
-        let handed = self.hand_over(outlet, std::slice::from_ref(record), ticket, Some(Duration::ZERO));
+    fn hand_over_ticket(
+        &self,
+        outlet: &Outlet,
+        record: &Record<'_>,
+        ticket: Ticket,
+        require: Option<Level>,
+    ) -> Result<()> {
+        let handed = self.hand_over(outlet, std::slice::from_ref(record), ticket, require, Some(Duration::ZERO));
         match (handed.count, handed.stopped) {
             (1, _) => {
                 self.count_published(1, record.payload.len());
@@ -332,7 +341,7 @@ impl Shared {
             // Its place in the window is given back while it waits for space.
             let ticket = self.inflight.enter(deadline, op, kind, tell())?;
             let heard = space.as_ref().map(|space| space.hang_up(outlet));
-            match (self.hand_over_ticket(outlet, record, ticket), &space, heard) {
+            match (self.hand_over_ticket(outlet, record, ticket, require), &space, heard) {
                 (Err(error), ..) if error.kind() != Kind::Full || deadline.has_passed() => {
                     return Err(self.count_failed(Some(error)));
                 }
@@ -358,6 +367,7 @@ impl Shared {
         outlet: &Outlet,
         records: &[Record<'_>],
         first_ticket: Ticket,
+        require: Option<Level>,
         timeout: Timeout,
     ) -> Handed {
         let mut handed = Handed { count: 0, first_seq: 0, level: None, stopped: None };
@@ -371,6 +381,7 @@ impl Shared {
                 first_ticket: Ticket(first_ticket.0 + handed.count as u64),
                 numbers: &self.numbers,
                 now_us: self.context.clock.wall_us(),
+                require,
             };
             let taken = outlet.destination.publish(&batch);
             if handed.count == 0 {
@@ -417,7 +428,9 @@ impl Shared {
 
     pub(super) fn check_publish(&self, outlet: &Outlet, record: &Record<'_>, require: Option<Level>) -> Result<()> {
         self.check_open()?;
-        outlet.backend.check_up()?;
+        if !outlet.spools {
+            outlet.backend.check_up()?;
+        }
         self.check_record(record)?;
         if let Some(level) = require {
             self.check_level(outlet, level)?;
@@ -464,12 +477,14 @@ impl Shared {
         }
     }
 
-    /// Publishes on the library's own account (dead letters); `done` may be called before it returns.
+    /// Publishes on the library's own account (dead letters); `done` may be called before it returns. `require`: the
+    /// least level, of a server; a broker inside the process gives what it has.
     pub(super) fn publish_internal(
         &self,
         topic: &str,
         kind: TopicKind,
         record: &Record<'_>,
+        require: Option<Level>,
         done: Box<dyn FnOnce(Result<()>) + Send>,
     ) {
         let outlet = match self.outlet_unchecked(topic, Some((kind, Use::Publish))) {
@@ -483,7 +498,7 @@ impl Shared {
         };
         let record = &Record { priority, ..*record };
         if outlet.backend.kind == BackendKind::Embedded {
-            let handed = self.hand_over(&outlet, std::slice::from_ref(record), Ticket(0), Some(Duration::ZERO));
+            let handed = self.hand_over(&outlet, std::slice::from_ref(record), Ticket(0), None, Some(Duration::ZERO));
             return done(handed.stopped.map_or(Ok(()), Err));
         }
         let shared_done = Arc::new(crate::sync::Mutex::new(Some(done)));
@@ -494,8 +509,9 @@ impl Shared {
             }
         };
         // What came in may be larger than what may be published here, and must not stay for that.
-        let started = self.check_open().and_then(|()| outlet.backend.check_up());
-        let started = started.and_then(|()| self.start_async(&outlet, record, self.next_id(), tell));
+        let check_up = || if outlet.spools { Ok(()) } else { outlet.backend.check_up() };
+        let started = self.check_open().and_then(|()| check_up());
+        let started = started.and_then(|()| self.start_async(&outlet, record, require, self.next_id(), tell));
         if let Err(error) = started {
             if let Some(done) = shared_done.lock().take() {
                 done(Err(error));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::settle::{stale, Decision, Open};
 use super::Shared;
-use crate::broker::{Source, Verdict};
+use crate::broker::{Level, Source, Verdict};
 use crate::config::RetryPolicy;
 use crate::error::{Error, Kind, Result};
 use crate::message::{HeaderBlock, Message, Record, TopicKind};
@@ -167,34 +167,10 @@ impl Attempts {
                 }
             }
         };
-        self.write(&hub, &topic, &message, open.attempt, reason, Box::new(done));
+        // The original is at its server: what takes its place must be as safe.
+        let require = Some(Level::Broker);
+        hub.write_dead_letter(&topic, (&message, self.kind), open.attempt, reason, require, Box::new(done));
         Ok(())
-    }
-
-    fn write(
-        &self,
-        hub: &Arc<Shared>,
-        topic: &str,
-        message: &Message,
-        attempt: u32,
-        reason: &str,
-        done: Box<dyn FnOnce(Result<()>) + Send>,
-    ) {
-        let mut headers = HeaderBlock::default();
-        headers.extend(message.headers(), &DEAD_HEADERS);
-        headers.push(ORIGIN_TOPIC, message.topic().as_bytes());
-        headers.push(ORIGIN_KIND, self.kind.name().as_bytes());
-        let mut cut = reason.len().min(1_000);
-        while !reason.is_char_boundary(cut) {
-            cut -= 1;
-        }
-        headers.push(REASON, &reason.as_bytes()[..cut]);
-        headers.push(ATTEMPTS, attempt.to_string().as_bytes());
-        headers.push(DEAD_AT, hub.context.clock.wall_us().to_string().as_bytes());
-        let id = message.id();
-        // Attempts start again at the dead letter's own consumer; the old count is in the header.
-        let record = Record { headers: headers.headers(), attempts: 0, ..Record::again(message, id.as_str()) };
-        hub.publish_internal(topic, TopicKind::Task, &record, done);
     }
 
     /// A number in `0..1`; quality does not matter, only that subscriptions differ.
@@ -205,6 +181,65 @@ impl Attempts {
         word ^= word << 17;
         self.random.store(word, Ordering::Relaxed);
         (word >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+impl Shared {
+    fn write_dead_letter(
+        &self,
+        topic: &str,
+        (message, kind): (&Message, TopicKind),
+        attempt: u32,
+        reason: &str,
+        require: Option<Level>,
+        done: Box<dyn FnOnce(Result<()>) + Send>,
+    ) {
+        let mut headers = HeaderBlock::default();
+        headers.extend(message.headers(), &DEAD_HEADERS);
+        headers.push(ORIGIN_TOPIC, message.topic().as_bytes());
+        headers.push(ORIGIN_KIND, kind.name().as_bytes());
+        let mut cut = reason.len().min(1_000);
+        while !reason.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        headers.push(REASON, &reason.as_bytes()[..cut]);
+        headers.push(ATTEMPTS, attempt.to_string().as_bytes());
+        headers.push(DEAD_AT, self.context.clock.wall_us().to_string().as_bytes());
+        let id = message.id();
+        // Attempts start again at the dead letter's own consumer; the old count is in the header.
+        let record = Record { headers: headers.headers(), attempts: 0, ..Record::again(message, id.as_str()) };
+        self.publish_internal(topic, TopicKind::Task, &record, require, done);
+    }
+
+    /// Writes the dead letter of a message that was kept for its server, which then refused it.
+    pub(super) fn bury_spooled(
+        self: &Arc<Self>,
+        message: &Message,
+        kind: TopicKind,
+        reason: &str,
+        failed: Box<dyn FnOnce() + Send>,
+    ) {
+        let topic = format!("{}{DEAD_LETTER_SUFFIX}", message.topic());
+        let told = format!("message {} of `{}`, kept for its server: {reason}", message.id().as_str(), message.topic());
+        if message.topic().ends_with(DEAD_LETTER_SUFFIX) {
+            self.log_warn("dead_letter_lost", &format!("a dead letter was refused, and is lost: {told}"));
+            return;
+        }
+        let counted = Arc::downgrade(self);
+        let done = move |result: Result<()>| {
+            let Some(hub) = counted.upgrade() else { return };
+            match result {
+                Ok(()) => {
+                    hub.metrics.add(Counter::DeadLettered, 1);
+                    hub.log_warn("dead_lettered", &told);
+                }
+                Err(error) => {
+                    hub.log_warn("dead_letter_failed", &format!("{told}; no dead letter could be written: {error}"));
+                    failed();
+                }
+            }
+        };
+        self.write_dead_letter(&topic, (message, kind), 1, reason, None, Box::new(done));
     }
 }
 

@@ -46,8 +46,13 @@ impl World {
         for (index, text) in sent.iter().enumerate() {
             let ticket = Ticket(index as u64);
             let record = [Record::new(text.as_bytes())];
-            let batch =
-                Batch { records: &record, first_ticket: ticket, numbers: &numbers, now_us: self.clock.wall_us() };
+            let batch = Batch {
+                records: &record,
+                first_ticket: ticket,
+                numbers: &numbers,
+                now_us: self.clock.wall_us(),
+                require: None,
+            };
             let answer = contained(|| Ok(self.broker.destination(topic, TopicKind::Task)?.publish(&batch)));
             let ended = match answer {
                 Some(Ok(taken)) if taken.count == 1 && taken.level.is_some() => Known::Confirmed,
@@ -164,7 +169,7 @@ fn outcomes_are_held_and_released_in_any_order() {
     world.broker.hold(true);
     let to = world.broker.destination("t", TopicKind::Task).expect("no fault is planned");
     let batch = records(&["a", "b", "c", "d"]);
-    let batch = Batch { records: &batch, first_ticket: Ticket(10), numbers: &numbers, now_us: 0 };
+    let batch = Batch { records: &batch, first_ticket: Ticket(10), numbers: &numbers, now_us: 0, require: None };
     let taken = to.publish(&batch);
     assert_eq!((taken.count, taken.level), (4, None));
     world.clock.advance(seconds(1)).expect("the clock is virtual");

@@ -39,7 +39,8 @@ pub fn hub(more: Value) -> Hub {
 }
 
 pub fn hub_at(brokers: &[String], more: Value) -> Hub {
-    open_over(json!({"connection_timeout_ms": 5000, "kafka": {"brokers": brokers}}), more)
+    let server = json!({"brokers": brokers});
+    open_over(json!({"connection_timeout_ms": 5000, "fallback_to_inmemory": false, "kafka": server}), more)
 }
 
 /// The name of an event topic that no test has used before.

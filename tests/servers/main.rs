@@ -14,6 +14,8 @@ use helixmq::hub::{settle, Decision, Event, Hub, Inbox, Incoming, Polled, Publis
 use helixmq::message::{Record, TopicKind};
 use serde_json::{json, Value};
 
+#[cfg(feature = "kafka")]
+mod failover;
 mod fake;
 mod forms;
 mod hostile;
@@ -63,7 +65,9 @@ fn hub(more: Value) -> Hub {
 }
 
 fn hub_at(port: u16, more: Value) -> Hub {
-    open_over(json!({"connection_timeout_ms": 5000, "rabbitmq": {"host": "127.0.0.1", "port": port}}), more)
+    let server = json!({"host": "127.0.0.1", "port": port});
+    // What a server does, and not what is kept for it.
+    open_over(json!({"connection_timeout_ms": 5000, "fallback_to_inmemory": false, "rabbitmq": server}), more)
 }
 
 /// A hub with `more` over this configuration, section by section.

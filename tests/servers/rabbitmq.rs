@@ -119,7 +119,7 @@ fn both_ends_go_on(how: &str, queue_type: &str) {
     publish(&hub, &topic, "before").unwrap();
     let before = next(&inbox);
     server(&[how]);
-    until("the loss", || state(&hub) == "down");
+    until("the loss", || !is_up(&hub));
     let refused = publish(&hub, &topic, "meanwhile").unwrap_err();
     assert_eq!((refused.kind(), refused.fate()), (Kind::BackendDown, Some(Fate::NotSent)));
     assert_eq!(settle(before.token, Decision::Ack).unwrap_err().kind(), Kind::Stale);

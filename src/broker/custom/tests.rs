@@ -133,7 +133,13 @@ fn world(on_publish: impl Fn(&CustomSink, u64) -> Result<()> + Send + Sync + 'st
 impl World {
     fn publish(&self, first_ticket: u64, count: usize) -> Taken {
         let records = vec![Record::new(b"x"); count];
-        let batch = Batch { records: &records, first_ticket: Ticket(first_ticket), numbers: &self.numbers, now_us: 0 };
+        let batch = Batch {
+            records: &records,
+            first_ticket: Ticket(first_ticket),
+            numbers: &self.numbers,
+            now_us: 0,
+            require: None,
+        };
         self.broker.destination("t", TopicKind::Task).unwrap().publish(&batch)
     }
 

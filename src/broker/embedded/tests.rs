@@ -118,6 +118,7 @@ impl House {
             first_ticket: Ticket(0),
             numbers: &self.numbers,
             now_us: self.clock.wall_us(),
+            require: None,
         })
     }
 

@@ -272,6 +272,7 @@ impl Shared {
             first_ticket: ticket,
             numbers: &numbers,
             now_us: self.context.clock.wall_us(),
+            require: None,
         };
         if let Some(stopped) = destination.publish(&batch).stopped {
             tracing::debug!("a dead letter for `{topic}` was not handed over: {stopped}");

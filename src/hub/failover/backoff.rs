@@ -8,19 +8,26 @@ const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 /// Wait after a refusal of who we are: at most six attempts a minute, as each may count against the
 /// account.
-const DENIED: Duration = Duration::from_secs(10);
+pub const DENIED: Duration = Duration::from_secs(10);
 
 /// The waits of one backend.
-#[derive(Debug)]
-pub(in crate::hub) struct Backoff {
+#[derive(Debug, Clone)]
+pub struct Backoff {
     failures: u32,
     random: u64,
+    first: Duration,
+    longest: Duration,
 }
 
 impl Backoff {
     /// `seed` differs between programs that lose their server at one moment.
     pub fn new(seed: u64) -> Self {
-        Self { failures: 0, random: seed | 1 }
+        Self::between(seed, FIRST, LONGEST)
+    }
+
+    /// The cap of the waits begins at `first` and grows up to `longest`.
+    pub fn between(seed: u64, first: Duration, longest: Duration) -> Self {
+        Self { failures: 0, random: seed | 1, first, longest }
     }
 
     /// It is connected: the next loss starts from the beginning.
@@ -33,7 +40,7 @@ impl Backoff {
         if denied {
             return DENIED;
         }
-        let cap = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let cap = self.first.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

@@ -1,0 +1,89 @@
+//! Consumers in this process, while the server is away: workers lease tasks of a lane, and groups are shown
+//! its events as provisional copies.
+
+use super::lane::Lane;
+use super::policy::OnOutage;
+use super::record::{At, Completed, Fate, Kind, LaneAction, Leased, Record, Rules, Verdict};
+use super::{Gate, Way};
+use crate::clock::Moment;
+
+impl Lane {
+    /// Hands a record to a local worker, if there is one to be had. While the gate is open the
+    /// server has them.
+    pub fn lease(&mut self, now: Moment, gate: Gate, rules: &Rules, out: &mut Vec<LaneAction>) -> Option<Leased> {
+        self.meet(gate, out);
+        if !is_for_local(gate, rules, Kind::Task) || self.held.is_some() {
+            return None;
+        }
+        let (keyed, mut index) = (self.keyed, 0);
+        loop {
+            let record = self.records.get_mut(index)?;
+            if record.at == At::Queued && record.expires <= now {
+                self.expired(index, out);
+                continue;
+            }
+            // One whose caller waits for the server is the server's.
+            let free = record.at == At::Queued && record.owes.is_none() && record.due <= now;
+            if free && !record.maybe_dup() {
+                record.at = At::Leased;
+                return Some(Leased { seq: record.seq, attempt: record.attempt });
+            }
+            if keyed {
+                return None;
+            }
+            index += 1;
+        }
+    }
+
+    /// What a local worker made of its record.
+    pub fn settle(&mut self, seq: u64, verdict: Verdict, out: &mut Vec<LaneAction>) {
+        let Some(index) = self.find(seq) else { return };
+        let Some(record) = self.records.get_mut(index).filter(|record| record.at == At::Leased) else { return };
+        match verdict {
+            Verdict::Done | Verdict::Dead => self.end(index, Completed::Unknown, Fate::LocalDone, out),
+            Verdict::Returned => record.at = At::Queued,
+            Verdict::Failed(due) => {
+                record.at = At::Queued;
+                record.attempt = record.attempt.saturating_add(1);
+                record.due = due;
+                out.push(LaneAction::Note { seq, attempt: record.attempt, handled: record.handled });
+            }
+        }
+    }
+
+    /// The next event to be shown to a local group, as a provisional copy: each once, in order.
+    /// `group` is one bit. What may be at the server already comes from there.
+    pub fn provisional(&mut self, now: Moment, gate: Gate, group: u64, rules: &Rules) -> Option<u64> {
+        if !is_for_local(gate, rules, Kind::Event) {
+            return None;
+        }
+        // One whose caller waits for the server may be withdrawn yet.
+        let fresh = |record: &&mut Record| {
+            let here = record.at == At::Queued && !record.maybe_dup() && record.owes.is_none();
+            here && record.expires > now && record.shown & group == 0
+        };
+        let record = self.records.iter_mut().find(fresh)?;
+        record.shown |= group;
+        Some(record.seq)
+    }
+
+    /// A local group has handled its copy; it goes along with the record when that is sent.
+    pub fn handled(&mut self, seq: u64, group: u64, out: &mut Vec<LaneAction>) {
+        let Some(record) = self.find(seq).and_then(|index| self.records.get_mut(index)) else { return };
+        record.handled |= group;
+        out.push(LaneAction::Note { seq, attempt: record.attempt, handled: record.handled });
+    }
+}
+
+/// Whether records wait for a server that is away, and may be had here meanwhile.
+fn is_for_local(gate: Gate, rules: &Rules, kind: Kind) -> bool {
+    let away = match gate.way {
+        Way::Wait | Way::Blocked | Way::Spool => true,
+        Way::Open | Way::Refuse => false,
+    };
+    let local = match rules.on_outage {
+        OnOutage::Local => true,
+        OnOutage::Spool | OnOutage::Fail | OnOutage::Drop => false,
+    };
+    away && local && rules.kind == kind
+}

@@ -1,0 +1,577 @@
+//! What a hub keeps for a server that is away, and brings to it when it is back.
+//!
+//! One spool stands before one server, as the [`Broker`] that the hub sees. A topic whose route keeps messages in an
+//! outage is published to by a [`SpoolTopic`], whose lanes decide record by record: to the server, or kept here until
+//! the server has confirmed it. Everything else goes to the server as it is.
+//!
+//! ```text
+//! publish ──> SpoolTopic ── lane decides ──> server's Destination ── outcome ──> lane ──> hub
+//!                  │                                ^
+//!                  └── kept ── forward, probe ──────┘        asked for by the driver
+//! ```
+//!
+//! What is in flight is kept too, until its outcome: a record of a lost connection goes back to the place it had.
+//!
+//! Locks: a topic's `state` is taken before those of the server's destination, and no sink is called under it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use self::local::LocalSource;
+use self::topic::SpoolTopic;
+use super::driver::Driver;
+use super::failover::backend::{Input, Sign};
+use super::failover::destination::{DestinationConfig, Seen};
+use super::failover::lane::Fate;
+use super::failover::policy::{Failure, OnOutage, Room};
+use super::failover::ramp::share;
+use super::failover::Way;
+use super::route::Routes;
+use super::Shared;
+use crate::broker::{
+    Admin, BackendEvent, BackendKind, BackendSink, Broker, Capabilities, CloseReport, Context, Declared, Destination,
+    Epoch, Outcome, Sink, Source, SubscribeSpec, Ticket, TopicSpec, Wake, Wakers,
+};
+use crate::clock::Moment;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::message::{Message, Pool, TopicKind};
+use crate::metrics::{Counter, Metrics};
+use crate::runtime::Pending;
+use crate::sync::{Bell, Deadline, Mutex, RwLock};
+
+mod local;
+mod standing;
+mod topic;
+
+/// A ticket at the server names the topic by its upper bits and the flight by the rest.
+const FLIGHT_BITS: u32 = 46;
+const FLIGHT_MASK: u64 = (1 << FLIGHT_BITS) - 1;
+/// Topics of one spool: what the bits between and the backends' own have room for.
+const TOPICS_MAX: usize = (1 << 17) - 1;
+/// A confirm is waited for so many times the configured time before the connection is doubted: the backend has an
+/// answer for the record by then, where it lives.
+const OVERDUE_FACTOR: u32 = 2;
+
+/// How often those who wait look whether that makes sense.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What goes to the hub once the locks are dropped.
+#[derive(Default)]
+pub(super) struct After {
+    outcomes: Vec<(Ticket, Outcome)>,
+    dead: Vec<(Message, TopicKind, String)>,
+    /// The lanes have changed: publishers that wait may ask again.
+    wakes: bool,
+    /// What the machine of the backend is to hear, and those of topics.
+    inputs: Vec<Input>,
+    seen: Vec<(Arc<SpoolTopic>, Option<u32>, Seen)>,
+    /// Records came into the spool, left it, or are on their way.
+    counts: bool,
+    /// There may be something for a worker of this process.
+    local: bool,
+    /// The server's client is full.
+    server_full: bool,
+}
+
+impl After {
+    fn is_empty(&self) -> bool {
+        let Self { outcomes, dead, wakes, inputs, seen, counts, local, server_full: _ } = self;
+        outcomes.is_empty() && dead.is_empty() && inputs.is_empty() && seen.is_empty() && !(*wakes || *counts || *local)
+    }
+}
+
+/// The spool of one server.
+pub(super) struct Spool {
+    server: Arc<dyn Broker>,
+    hub: OnceLock<Weak<Shared>>,
+    driver: Arc<Driver>,
+    /// Where the server's words go on to.
+    sink: Arc<dyn BackendSink>,
+    routes: Routes,
+    default: OnOutage,
+    context: Context,
+    pool: Arc<Pool>,
+    suspect_wait: Duration,
+    blocked_wait: Duration,
+    confirm_timeout: Duration,
+    topics: RwLock<Topics>,
+    /// Topics that do not stand well.
+    troubled: Mutex<Vec<Arc<SpoolTopic>>>,
+    probing: DestinationConfig,
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    /// Records in the spool, and those of them that were handed over.
+    backlog: AtomicU64,
+    flying: AtomicU64,
+    space: Mutex<Wakers>,
+    emptied: Bell,
+    closing: AtomicBool,
+    /// When the server last confirmed a record of a topic that is not kept; 0: never.
+    others_confirmed: AtomicU64,
+    /// Dead letters that are to be written.
+    graves: Mutex<Vec<(Message, TopicKind, String)>>,
+    /// Subscriptions of this process.
+    sources: Mutex<Vec<Weak<LocalSource>>>,
+    /// What was left for the driver to finish.
+    later: Mutex<Vec<After>>,
+    metrics: Arc<Metrics>,
+    /// The record that shows whether the server takes them: its connection, and its flight.
+    probe: Mutex<Option<(u32, u64)>>,
+}
+
+#[derive(Default)]
+struct Topics {
+    by_name: HashMap<(String, TopicKind), Arc<SpoolTopic>>,
+    by_number: Vec<Arc<SpoolTopic>>,
+}
+
+/// What passes on what a server says; made before the server and its spool are.
+#[derive(Default)]
+pub(super) struct Passing(OnceLock<Weak<Spool>>);
+
+impl BackendSink for Passing {
+    fn event(&self, event: BackendEvent) {
+        if let Some(spool) = self.0.get().and_then(Weak::upgrade) {
+            spool.sink.event(event);
+        }
+    }
+
+    fn complete(&self, outcomes: &mut Vec<(Ticket, Outcome)>) {
+        if let Some(spool) = self.0.get().and_then(Weak::upgrade) {
+            spool.on_outcomes(outcomes);
+        }
+    }
+}
+
+impl Spool {
+    /// Puts a spool before `server`, whose sink is `passing`.
+    pub fn before(
+        server: Arc<dyn Broker>,
+        passing: &Passing,
+        driver: &Arc<Driver>,
+        config: &Config,
+        context: Context,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<Self>> {
+        let spool = Arc::new(Self {
+            server,
+            hub: OnceLock::new(),
+            driver: Arc::clone(driver),
+            sink: Arc::clone(&context.sink),
+            routes: Routes::new(config)?,
+            default: config.on_outage(None).into(),
+            pool: Pool::new(context.limits.segment_bytes_max, context.limits.segments_spare),
+            context,
+            suspect_wait: config.failover.suspect_wait,
+            blocked_wait: config.failover.blocked_wait,
+            confirm_timeout: config.failover.confirm_timeout,
+            topics: RwLock::default(),
+            troubled: Mutex::default(),
+            probing: DestinationConfig {
+                suspect_wait: config.failover.suspect_wait,
+                down_after: config.failover.down_after,
+                confirm_timeout: config.failover.confirm_timeout,
+                probe: (config.failover.reconnect_min, config.failover.reconnect_max),
+            },
+            bytes: AtomicUsize::new(0),
+            bytes_max: usize::try_from(config.failover.memory_bytes_max).unwrap_or(usize::MAX),
+            backlog: AtomicU64::new(0),
+            flying: AtomicU64::new(0),
+            space: Mutex::default(),
+            emptied: Bell::new(),
+            closing: AtomicBool::new(false),
+            others_confirmed: AtomicU64::new(0),
+            graves: Mutex::default(),
+            sources: Mutex::default(),
+            later: Mutex::default(),
+            metrics: Arc::clone(metrics),
+            probe: Mutex::default(),
+        });
+        let _ = passing.0.set(Arc::downgrade(&spool));
+        driver.serve(&spool);
+        Ok(spool)
+    }
+
+    /// Names the hub, for dead letters.
+    pub fn belongs_to(&self, hub: &Arc<Shared>) {
+        let _ = self.hub.set(Arc::downgrade(hub));
+    }
+
+    /// What the route of a topic does in an outage.
+    pub fn on_outage(&self, topic: &str) -> OnOutage {
+        self.routes.route(topic).map_or(self.default, |route| route.on_outage.into())
+    }
+
+    /// Records in the spool, and their bytes.
+    pub fn held(&self) -> (u64, usize) {
+        (self.backlog.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire))
+    }
+
+    /// Waits until nothing is left to forward; `false` if something is at the deadline, or when `ends` says that it
+    /// will stay.
+    pub fn wait_empty(&self, deadline: Deadline, ends: impl Fn() -> bool) -> bool {
+        loop {
+            let heard = self.emptied.heard();
+            if self.held().0 == 0 {
+                return true;
+            }
+            if deadline.has_passed() || ends() {
+                return false;
+            }
+            let near = deadline.left().is_some_and(|left| left < LOOK_AGAIN);
+            self.emptied.wait(heard, if near { deadline } else { Deadline::after(Some(LOOK_AGAIN)) });
+        }
+    }
+
+    fn topics(&self) -> Vec<Arc<SpoolTopic>> {
+        self.topics.read().by_number.clone()
+    }
+
+    /// Topics that are there.
+    fn ready(&self) -> impl Iterator<Item = Arc<SpoolTopic>> {
+        self.topics().into_iter().filter(|topic| topic.standing.is_there())
+    }
+
+    fn room(&self, bytes: usize) -> Room {
+        match self.bytes.load(Ordering::Acquire).saturating_add(bytes) <= self.bytes_max {
+            true => Room::Free,
+            false => Room::Full,
+        }
+    }
+
+    fn on_outcomes(&self, outcomes: &mut Vec<(Ticket, Outcome)>) {
+        let mut after = After::default();
+        let mut others = Vec::new();
+        {
+            let topics = self.topics.read();
+            for (ticket, outcome) in outcomes.drain(..) {
+                let place = usize::try_from(ticket.0 >> FLIGHT_BITS).unwrap_or(usize::MAX).checked_sub(1);
+                match place.and_then(|place| topics.by_number.get(place)) {
+                    Some(topic) => {
+                        after.inputs.extend(self.on_probe(ticket.0, &outcome));
+                        self.on_standing(topic, ticket.0, &outcome, &mut after);
+                        topic.on_outcome(self, ticket.0 & FLIGHT_MASK, outcome, &mut after);
+                    }
+                    // Of a topic that is not kept.
+                    None => {
+                        if matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_)) {
+                            self.others_confirmed.store(self.context.clock.now().0.max(1), Ordering::Release);
+                        }
+                        others.push((ticket, outcome));
+                    }
+                }
+            }
+        }
+        after.outcomes.append(&mut others);
+        self.finish(after);
+    }
+
+    /// What an outcome says of its topic.
+    fn on_standing(&self, topic: &Arc<SpoolTopic>, flight: u64, outcome: &Outcome, after: &mut After) {
+        let good = matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_));
+        if good {
+            topic.standing.confirmed(&self.context.clock);
+        }
+        if let Some((epoch, seen)) = topic.standing.of_tried(flight, good) {
+            after.seen.push((Arc::clone(topic), Some(epoch), seen));
+        } else if good && topic.standing.word().way != Way::Open {
+            after.seen.push((Arc::clone(topic), None, Seen::Back));
+        } else if !good && topic.standing.word().way == Way::Open && self.driver.is_open() {
+            // The server is there, and does not take this.
+            after.seen.push((Arc::clone(topic), None, Seen::Away));
+        }
+    }
+
+    /// The probe was in vain: its topic may be to blame.
+    pub fn blame_probed(&self) {
+        let Some((_, flight)) = self.probe.lock().take() else { return };
+        let place = usize::try_from(flight >> FLIGHT_BITS).unwrap_or(usize::MAX).checked_sub(1);
+        let topic = place.and_then(|place| self.topics.read().by_number.get(place).cloned());
+        if let Some(topic) = topic {
+            self.saw(&topic, None, Seen::Vain);
+        }
+    }
+
+    /// What an outcome says of the server, if it is that of the probe.
+    fn on_probe(&self, flight: u64, outcome: &Outcome) -> Option<Input> {
+        let (epoch, _) = self.probe.lock().take_if(|(_, own)| *own == flight)?;
+        let good = matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_));
+        Some(Input::Link(epoch, if good { Sign::ProbeOk } else { Sign::ProbeErr }))
+    }
+
+    /// What is done with no lock held.
+    pub fn finish(&self, mut after: After) {
+        if !after.outcomes.is_empty() {
+            self.sink.complete(&mut after.outcomes);
+        }
+        if after.wakes {
+            Spool::wake(self);
+        }
+        after.inputs.into_iter().for_each(|input| self.driver.input(input));
+        after.seen.into_iter().for_each(|(topic, epoch, seen)| self.saw(&topic, epoch, seen));
+        if after.counts {
+            self.report();
+        }
+        if after.local {
+            self.ring_sources();
+        }
+        if !after.dead.is_empty() {
+            self.graves.lock().append(&mut after.dead);
+            self.driver.look();
+        }
+    }
+
+    /// As [`finish`](Self::finish), by the driver: the caller holds locks.
+    pub fn finish_later(&self, after: After) {
+        if after.is_empty() {
+            return;
+        }
+        self.later.lock().push(after);
+        self.driver.look();
+    }
+
+    /// Does what was left for the driver.
+    pub fn run_later(self: &Arc<Self>) {
+        let later = std::mem::take(&mut *self.later.lock());
+        later.into_iter().for_each(|after| self.finish(after));
+        self.bury();
+    }
+
+    /// Writes dead letters; those that cannot be written are tried again with the next look.
+    fn bury(self: &Arc<Self>) {
+        let dead = std::mem::take(&mut *self.graves.lock());
+        let Some(hub) = self.hub.get().and_then(Weak::upgrade) else { return };
+        for (message, kind, reason) in dead {
+            let (own, again) = (Arc::downgrade(self), (message.clone(), kind, reason.clone()));
+            let failed = move || {
+                if let Some(own) = own.upgrade() {
+                    own.graves.lock().push(again);
+                }
+            };
+            hub.bury_spooled(&message, kind, &reason, Box::new(failed));
+        }
+    }
+
+    /// Publishes that wait for a server that is away need not wait any longer: the hub closes.
+    pub fn end_waiting(&self) {
+        for topic in self.topics() {
+            let mut after = After::default();
+            topic.end_waiting(self, &mut after);
+            self.finish(after);
+        }
+    }
+
+    /// Records that could be forwarded now.
+    pub fn can_go(&self) -> bool {
+        self.ready().any(|topic| topic.counts().0 > 0)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.driver.view().paused
+    }
+
+    /// Tells the machine of the backend what is left.
+    fn report(&self) {
+        let (mut backlog, mut inflight) = (self.backlog.load(Ordering::Acquire), self.flying.load(Ordering::Acquire));
+        let all = backlog;
+        for topic in self.troubled.lock().iter().filter(|topic| !topic.standing.is_there()) {
+            let (kept, flying) = topic.counts();
+            (backlog, inflight) = (backlog.saturating_sub(kept), inflight.saturating_sub(flying));
+        }
+        self.driver.input(Input::Spool { backlog, inflight });
+        if all == 0 {
+            self.emptied.ring();
+        }
+    }
+
+    /// Forwards up to so many records, those that wait longest first.
+    pub fn forward(&self, budget: u64) {
+        let mut lanes: Vec<_> = self.ready().flat_map(|topic| topic.waiting()).collect();
+        lanes.sort_by_key(|(oldest, ..)| *oldest);
+        let (each, mut left) = (share(budget, lanes.len() as u64), budget);
+        for (_, topic, key) in lanes {
+            let mut after = After::default();
+            left -= topic.forward(self, &key, each.min(left), &mut after).min(left);
+            self.finish(after);
+            if left == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Sends one record to see whether the server takes it.
+    pub fn probe(&self, epoch: u32, turn: u32) {
+        let mut lanes: Vec<_> = self.ready().flat_map(|topic| topic.waiting()).collect();
+        lanes.sort_by_key(|(oldest, ..)| *oldest);
+        let turn = turn as usize % lanes.len().max(1);
+        lanes.rotate_left(turn);
+        let mut after = After::default();
+        let sent = lanes.into_iter().find_map(|(_, topic, key)| {
+            // Under the topic's lock, so that its outcome finds it.
+            topic.probe(self, &key, &mut after, |flight| *self.probe.lock() = Some((epoch, flight)))
+        });
+        self.finish(after);
+        if sent != Some(true) {
+            *self.probe.lock() = None;
+            // With nothing to send, the connection is all there is to go by.
+            let sign = if sent.is_none() { Sign::ProbeOk } else { Sign::ProbeErr };
+            self.driver.input(Input::Link(epoch, sign));
+        }
+    }
+
+    /// Looks at every lane: what has expired goes, what flew on a connection that is lost comes back.
+    pub fn sweep(&self) {
+        for topic in self.topics() {
+            let mut after = After::default();
+            topic.sweep(self, &mut after);
+            self.finish(after);
+        }
+        self.report();
+        // Those whose rest before another attempt is over.
+        self.ring_sources();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Counts the end of a record whose publish was told before.
+    fn count(&self, fate: Fate) {
+        let counter = match fate {
+            Fate::Confirmed => Counter::Forwarded,
+            Fate::Refused => Counter::SpoolRefused,
+            Fate::Expired => Counter::SpoolExpired,
+            Fate::Evicted => Counter::SpoolEvicted,
+            Fate::LocalDone => Counter::LocalDone,
+            Fate::Unknown => Counter::PublishUnknown,
+        };
+        self.metrics.add(counter, 1);
+    }
+
+    /// Why a publish fails.
+    fn failed(&self, failure: Failure) -> Error {
+        let error = match failure {
+            Failure::BackendDown => self.driver.down_error(self.server.kind()),
+            Failure::Full => {
+                Error::new(Kind::Full, format!("the spool is full: failover.memory_bytes_max {}", self.bytes_max))
+            }
+            Failure::Closing => Error::new(Kind::Closed, "the hub is closed"),
+        };
+        error.with_fate(crate::error::Fate::NotSent)
+    }
+
+    /// Publishers that wait may ask again.
+    pub fn wake(&self) {
+        let waiting: Vec<_> = self.space.lock().take().collect();
+        waiting.iter().for_each(|waker| waker.wake());
+    }
+}
+
+impl Wake for Spool {
+    fn wake(&self) {
+        Spool::wake(self);
+    }
+}
+
+impl From<crate::config::OnOutage> for OnOutage {
+    fn from(own: crate::config::OnOutage) -> Self {
+        match own {
+            crate::config::OnOutage::Local => OnOutage::Local,
+            crate::config::OnOutage::Spool => OnOutage::Spool,
+            crate::config::OnOutage::Fail => OnOutage::Fail,
+            crate::config::OnOutage::Drop => OnOutage::Drop,
+        }
+    }
+}
+
+/// The broker that the hub sees.
+#[derive(Debug)]
+pub(super) struct Spooled(pub(super) Arc<Spool>);
+
+impl Broker for Spooled {
+    fn kind(&self) -> BackendKind {
+        self.0.server.kind()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.server.capabilities()
+    }
+
+    fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()> {
+        self.0.server.connect(epoch, deadline)
+    }
+
+    fn restore(&self) -> Pending<()> {
+        self.0.server.restore()
+    }
+
+    fn declare(&self, topic: &str, kind: TopicKind, spec: &TopicSpec, deadline: Moment) -> Pending<Declared> {
+        self.0.server.declare(topic, kind, spec, deadline)
+    }
+
+    fn destination(&self, topic: &str, kind: TopicKind) -> Result<Arc<dyn Destination>> {
+        let spool = &self.0;
+        let on_outage = spool.on_outage(topic);
+        let server = spool.server.destination(topic, kind)?;
+        if on_outage == OnOutage::Fail {
+            return Ok(server);
+        }
+        let mut topics = spool.topics.write();
+        if let Some(known) = topics.by_name.get(&(topic.to_owned(), kind)) {
+            return Ok(Arc::clone(known) as Arc<dyn Destination>);
+        }
+        if topics.by_number.len() >= TOPICS_MAX {
+            return Ok(server);
+        }
+        let number = topics.by_number.len() as u64 + 1;
+        let made = SpoolTopic::new(spool, topic, kind, on_outage, server, number << FLIGHT_BITS);
+        topics.by_number.push(Arc::clone(&made));
+        topics.by_name.insert((topic.to_owned(), kind), Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn subscribe(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, deadline: Moment) -> Pending<Arc<dyn Source>> {
+        let (spool, spec) = (Arc::clone(&self.0), spec.clone());
+        if spec.read_only || spool.on_outage(&spec.pattern) == OnOutage::Fail {
+            return spool.server.subscribe(&spec, sink, deadline);
+        }
+        let opening = spool.driver.is_open().then(|| spool.server.subscribe(&spec, Arc::clone(&sink), deadline));
+        Box::pin(async move {
+            let server = match opening {
+                Some(opening) => Some(opening.await?),
+                None => None,
+            };
+            let source = spool.local_source(&spec, sink, server)?;
+            // It may have come back meanwhile.
+            if spool.driver.is_open() {
+                spool.open_sources();
+            }
+            Ok(source as Arc<dyn Source>)
+        })
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        self.0.server.admin()
+    }
+
+    fn close(&self, deadline: Moment) -> Pending<CloseReport> {
+        let spool = Arc::clone(&self.0);
+        spool.closing.store(true, Ordering::Release);
+        let closing = spool.server.close(deadline);
+        Box::pin(async move {
+            let closed = closing.await;
+            let lost = spool.held().0;
+            closed.map(|report| CloseReport { lost: report.lost + lost, ..report })
+        })
+    }
+}
+
+impl fmt::Debug for Spool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spool").field("server", &self.server).field("held", &self.held()).finish_non_exhaustive()
+    }
+}

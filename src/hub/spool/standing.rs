@@ -1,0 +1,165 @@
+//! Whether one topic of a server takes records: runs the machine of a destination, as
+//! [`driver`](crate::hub::driver) runs that of the server.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use super::topic::SpoolTopic;
+use super::{After, Spool};
+use crate::clock::{Clock, Moment};
+use crate::hub::failover::backend::{Input, Sign};
+use crate::hub::failover::destination::{Deed, Destination, DestinationConfig, Seen, Standing as State};
+use crate::hub::failover::{blame, Blame, Word};
+use crate::sync::Mutex;
+
+/// The standing of a topic.
+pub(super) struct Standing {
+    machine: Mutex<Destination>,
+    /// The gate word, packed.
+    gate: AtomicU64,
+    /// When the server last confirmed a record of it; 0: never.
+    confirmed: AtomicU64,
+    /// The record that shows whether it is back: its epoch and its flight.
+    tried: Mutex<Option<(u32, u64)>>,
+}
+
+impl Standing {
+    pub fn new(config: DestinationConfig, seed: u64) -> Self {
+        let machine = Destination::new(config, seed);
+        let gate = AtomicU64::new(machine.gate().pack());
+        Self { machine: Mutex::new(machine), gate, confirmed: AtomicU64::new(0), tried: Mutex::default() }
+    }
+
+    /// The gate.
+    pub fn word(&self) -> Word {
+        Word::unpack(self.gate.load(Ordering::Acquire))
+    }
+
+    /// Whether its records are forwarded with all others.
+    pub fn is_there(&self) -> bool {
+        matches!(self.machine.lock().standing(), State::Fine | State::Doubtful)
+    }
+
+    fn is_fine(&self) -> bool {
+        self.machine.lock().standing() == State::Fine
+    }
+
+    /// The server has confirmed a record of it.
+    pub fn confirmed(&self, clock: &Clock) {
+        self.confirmed.store(clock.now().0.max(1), Ordering::Release);
+    }
+
+    fn last_confirm(&self) -> Option<Moment> {
+        Some(self.confirmed.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment)
+    }
+
+    /// What an outcome says of it, if it is that of the record that was tried.
+    pub fn of_tried(&self, flight: u64, good: bool) -> Option<(u32, Seen)> {
+        let (epoch, _) = self.tried.lock().take_if(|(_, own)| *own == flight)?;
+        Some((epoch, if good { Seen::ProbeOk } else { Seen::ProbeErr }))
+    }
+}
+
+impl Spool {
+    /// Something was seen of a topic, in this epoch of it or in the present one. No lock of a topic is held.
+    pub(super) fn saw(&self, topic: &Arc<SpoolTopic>, epoch: Option<u32>, seen: Seen) {
+        self.step(topic, |machine, now, deeds| {
+            let epoch = epoch.unwrap_or(machine.gate().epoch);
+            machine.on(now, epoch, seen, deeds);
+        });
+    }
+
+    fn step(&self, topic: &Arc<SpoolTopic>, step: impl FnOnce(&mut Destination, Moment, &mut Vec<Deed>)) {
+        let mut deeds = Vec::new();
+        {
+            let mut machine = topic.standing.machine.lock();
+            step(&mut machine, self.context.clock.now(), &mut deeds);
+            topic.standing.gate.store(machine.gate().pack(), Ordering::Release);
+        }
+        let mut troubled = self.troubled.lock();
+        let known = troubled.iter().position(|own| Arc::ptr_eq(own, topic));
+        match (topic.standing.is_fine(), known) {
+            (true, Some(at)) => drop(troubled.swap_remove(at)),
+            (false, None) => troubled.push(Arc::clone(topic)),
+            (true, None) | (false, Some(_)) => {}
+        }
+        drop(troubled);
+        for deed in deeds {
+            match deed {
+                Deed::SetGate(_) => {
+                    self.wake();
+                    self.driver.look();
+                    self.report();
+                }
+                // The client library takes nothing back; what it tells later is of an epoch that is over.
+                Deed::Purge { .. } => {}
+                Deed::Doubt { since } => {
+                    if blame(since, self.last_confirm_but(topic)) == Blame::Backend {
+                        self.driver.input(Input::Link(self.driver.view().epoch, Sign::Sick));
+                    }
+                }
+                Deed::Probe { epoch } => self.try_topic(topic, epoch),
+            }
+        }
+    }
+
+    /// When a topic wants to be looked at.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        // What a topic does not answer is the server's fault while that is away.
+        if !self.driver.is_open() {
+            return None;
+        }
+        let troubled = self.troubled.lock();
+        troubled.iter().filter_map(|topic| topic.standing.machine.lock().next_deadline()).min()
+    }
+
+    /// Topics whose time has come.
+    pub fn tick(&self) {
+        let now = self.context.clock.now();
+        let due = |topic: &&Arc<SpoolTopic>| topic.standing.machine.lock().next_deadline().is_some_and(|at| at <= now);
+        let due: Vec<_> = self.troubled.lock().iter().filter(due).cloned().collect();
+        due.iter().for_each(|topic| self.step(topic, |machine, now, deeds| machine.tick(now, deeds)));
+    }
+
+    /// The server is there again: so may be the topics that were not.
+    pub fn server_is_back(&self) {
+        let troubled = self.troubled.lock().clone();
+        troubled.iter().for_each(|topic| self.saw(topic, None, Seen::Back));
+    }
+
+    /// Sends one record of a topic that was away, when its server is there.
+    fn try_topic(&self, topic: &Arc<SpoolTopic>, epoch: u32) {
+        let mut after = After::default();
+        let note = |flight| *topic.standing.tried.lock() = Some((epoch, flight));
+        let lanes = topic.lanes();
+        let sent = lanes.iter().find_map(|key| topic.probe(self, key, &mut after, note));
+        self.finish(after);
+        if sent != Some(true) {
+            *topic.standing.tried.lock() = None;
+            self.saw(topic, Some(epoch), if sent.is_none() { Seen::ProbeOk } else { Seen::ProbeErr });
+        }
+    }
+
+    fn last_confirm_but(&self, topic: &Arc<SpoolTopic>) -> Option<Moment> {
+        let topics = self.topics.read();
+        let others = topics.by_number.iter().filter(|own| !Arc::ptr_eq(own, topic));
+        let others = others.filter_map(|own| own.standing.last_confirm()).max();
+        let bare = Some(self.others_confirmed.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment);
+        others.max(bare)
+    }
+
+    /// Whether a confirm takes too long, and whose fault that is.
+    pub fn check_confirms(&self, epoch: u32) {
+        let (now, limit) = (self.context.clock.now(), self.confirm_timeout.saturating_mul(super::OVERDUE_FACTOR));
+        let mut sign = Sign::InTime;
+        for topic in self.topics() {
+            let late = topic.oldest_flight().filter(|sent| now.since(*sent) >= limit);
+            match late.map(|sent| blame(sent, self.last_confirm_but(&topic))) {
+                None => {}
+                Some(Blame::Backend) => sign = Sign::Overdue,
+                Some(Blame::Destination) => self.saw(&topic, None, Seen::Overdue),
+            }
+        }
+        self.driver.input(Input::Link(epoch, sign));
+    }
+}

@@ -1,0 +1,521 @@
+//! What a hub does while a real server is away: rows T and F of outages. Nothing that was accepted is lost, order is
+//! kept by key, and a second copy says that it may be one.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use helixmq::broker::Level;
+use helixmq::error::{Fate, Kind, Result};
+use helixmq::hub::Receipt;
+
+use super::*;
+
+/// A server and what it carries.
+#[derive(Clone, Copy)]
+struct Side {
+    name: &'static str,
+    kind: TopicKind,
+}
+
+const RABBITMQ: Side = Side { name: "rabbitmq", kind: TopicKind::Task };
+const KAFKA: Side = Side { name: "kafka", kind: TopicKind::Event };
+
+/// The server is away until this is dropped.
+struct Away(Side);
+
+impl Side {
+    fn alone(self) -> MutexGuard<'static, ()> {
+        match self.name {
+            "kafka" => kafka::alone(),
+            _ => super::alone(),
+        }
+    }
+
+    fn does(self, what: &str) {
+        tool(&format!("{}.sh", self.name), &[what]);
+    }
+
+    fn away(self, how: &str) -> Away {
+        self.does(how);
+        Away(self)
+    }
+
+    /// A hub that keeps what its server cannot take.
+    fn hub(self, more: Value) -> Hub {
+        let server = match self.name {
+            "kafka" => json!({"kafka": {"brokers": [format!("127.0.0.1:{}", kafka::port())]}}),
+            _ => json!({"rabbitmq": {"host": "127.0.0.1", "port": port()}}),
+        };
+        let mut config = json!({"connection_timeout_ms": 5000, "fallback_to_inmemory": true});
+        config.as_object_mut().unwrap().extend(server.as_object().unwrap().clone());
+        open_over(config, more)
+    }
+
+    fn topic(self) -> String {
+        match self.name {
+            "kafka" => kafka::topic(),
+            _ => super::topic(),
+        }
+    }
+
+    fn publish(self, hub: &Hub, topic: &str, key: &str, payload: &str) -> Result<Receipt> {
+        let record = Record { key: Some(key.as_bytes()), ..Record::new(payload.as_bytes()) };
+        hub.publish(topic, Some(self.kind), &record, None, WAIT)
+    }
+
+    /// Everything of a topic, taken by a hub of its own until `count` different ones have come.
+    fn all(self, topic: &str, count: usize, more: Value) -> Seen {
+        let hub = self.hub(more);
+        until("a connection", || is_up(&hub));
+        let inbox = inbox(&hub);
+        let options = json!({"topic": topic, "kind": self.kind.name(), "group": "all", "prefetch": 1000});
+        let _sub = subscribe(&hub, options, &inbox);
+        let mut seen = Seen::default();
+        while seen.times.len() < count {
+            let Some(incoming) = next_within(&inbox, Duration::from_secs(30)) else {
+                panic!("{} of {count} came; of those missing {:?}", seen.times.len(), seen.missing(count));
+            };
+            seen.add(&incoming);
+        }
+        while let Some(incoming) = next_within(&inbox, Duration::from_millis(500)) {
+            seen.add(&incoming);
+        }
+        hub.close(WAIT).unwrap();
+        seen
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.0.does("start");
+    }
+}
+
+/// What came of numbered messages, `key` being the number modulo [`KEYS`].
+#[derive(Default)]
+struct Seen {
+    times: BTreeMap<u64, (usize, usize)>,
+    latest: BTreeMap<u64, u64>,
+    overtakes: Vec<(u64, u64)>,
+}
+
+const KEYS: u64 = 7;
+
+impl Seen {
+    fn add(&mut self, incoming: &Incoming) {
+        ack(incoming);
+        let number: u64 = text(incoming).parse().unwrap();
+        let (times, marked) = self.times.entry(number).or_default();
+        *times += 1;
+        *marked += usize::from(incoming.message.maybe_dup());
+        if *times == 1 {
+            let latest = self.latest.entry(number % KEYS).or_insert(number);
+            if number < *latest {
+                self.overtakes.push((number, *latest));
+            }
+            *latest = number;
+        }
+    }
+
+    fn missing(&self, count: usize) -> Vec<u64> {
+        (0..count as u64).filter(|number| !self.times.contains_key(number)).take(20).collect()
+    }
+
+    /// None is lost, none overtakes, and every pair has a copy that says so.
+    fn check(&self, count: usize) -> usize {
+        assert_eq!(self.missing(count), [0; 0], "lost");
+        assert_eq!(self.overtakes, [], "number, and the later one of its key that came before");
+        let pairs: Vec<_> = self.times.iter().filter(|(_, (times, _))| *times > 1).collect();
+        assert!(pairs.iter().all(|(_, (times, marked))| *times <= marked + 1), "unmarked second copies: {pairs:?}");
+        pairs.len()
+    }
+}
+
+fn key(number: u64) -> String {
+    (number % KEYS).to_string()
+}
+
+fn forwarded(hub: &Hub) {
+    hub.wait_forwarded(Some(Duration::from_secs(60))).unwrap();
+}
+
+/// T11: no server at the start.
+fn everything_arrives_though_the_server_came_later(side: Side) {
+    let _alone = side.alone();
+    let away = side.away("kill");
+    let hub = side.hub(json!({"connection_timeout_ms": 1000}));
+    assert_eq!((hub.health()["degraded"].as_bool(), hub.health()["live"].as_bool()), (Some(true), Some(true)));
+    let topic = side.topic();
+    for number in 0..200 {
+        let receipt = side.publish(&hub, &topic, &key(number), &number.to_string()).unwrap();
+        assert_eq!((receipt.level, receipt.spooled), (Level::Memory, true), "{number}");
+    }
+    assert_eq!(own(&hub)["spool"]["records"], 200);
+    assert_eq!(hub.wait_forwarded(Some(Duration::ZERO)).unwrap_err().kind(), Kind::Timeout);
+    drop(away);
+    forwarded(&hub);
+    assert_eq!(own(&hub)["spool"]["records"], 0);
+    let receipt = side.publish(&hub, &topic, &key(200), "200").unwrap();
+    assert_eq!((receipt.level, receipt.spooled), (Level::Broker, false));
+    assert_eq!(side.all(&topic, 201, json!({})).check(201), 0, "second copies of what was never in flight");
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn t11_rabbitmq_everything_arrives_though_the_server_came_later() {
+    everything_arrives_though_the_server_came_later(RABBITMQ);
+}
+
+#[test]
+fn t11_kafka_everything_arrives_though_the_server_came_later() {
+    everything_arrives_though_the_server_came_later(KAFKA);
+}
+
+/// Publishes numbers all the time, while `fault` is made and mended; then nothing may be missing. Answers how many
+/// publishes were kept.
+fn nothing_is_lost(side: Side, hub: &Hub, topic: &str, more: Value, fault: impl FnOnce(&dyn Fn(u64))) -> usize {
+    side.publish(hub, topic, &key(0), "0").unwrap();
+    let results = hub.inbox(InboxOptions::from_json(r#"{"capacity": 100000}"#).unwrap()).unwrap();
+    let publisher = publisher_of(hub, side, topic);
+    let (done, count) = (AtomicBool::new(false), AtomicU64::new(1));
+    /// Also when the test fails.
+    struct Ends<'a>(&'a AtomicBool);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let worst = std::thread::scope(|scope| {
+        let ends = Ends(&done);
+        let publishing = scope.spawn(|| {
+            let mut worst = Duration::ZERO;
+            while !done.load(Ordering::SeqCst) {
+                let number = count.load(Ordering::SeqCst);
+                let (key, payload) = (key(number), number.to_string());
+                let record = Record { key: Some(key.as_bytes()), ..Record::new(payload.as_bytes()) };
+                let begun = Instant::now();
+                match publisher.send_inbox(&[record], &[number], &results, None) {
+                    (1, None) => drop(count.fetch_add(1, Ordering::SeqCst)),
+                    // The publish window: the server stands still, and is not found out yet.
+                    (_, Some(full)) if full.kind() == Kind::Full => {}
+                    other => panic!("{other:?}"),
+                }
+                worst = worst.max(begun.elapsed());
+                pass(Duration::from_micros(500));
+            }
+            worst
+        });
+        let published = |more: u64| {
+            let before = count.load(Ordering::SeqCst);
+            until("more publishes", || count.load(Ordering::SeqCst) > before + more);
+        };
+        published(500);
+        fault(&published);
+        let start = Instant::now();
+        while !is_up(hub) {
+            assert!(start.elapsed() < Duration::from_secs(30), "{} {:?}", own(hub), hub.health()["state_changes"]);
+            pass(Duration::from_millis(10));
+        }
+        published(500);
+        drop(ends);
+        publishing.join().unwrap()
+    });
+    forwarded(hub);
+    let count = count.load(Ordering::SeqCst) as usize;
+    let told = super::limits::outcomes(&results, count - 1);
+    let kept = told.iter().filter(|(_, result)| result.as_ref().unwrap().spooled).count();
+    let second = side.all(topic, count, more).check(count);
+    println!("{count} published, {kept} of them kept, {second} second copies, the longest call {worst:?}");
+    assert!(worst < Duration::from_millis(500), "{worst:?}");
+    kept
+}
+
+/// T2: the server goes away under load, and comes back.
+fn nothing_is_lost_over_an_outage(side: Side, how: &str) {
+    let _alone = side.alone();
+    // A quorum queue that was made moments before its only node was killed may come back without a leader (3.10.8).
+    let classic = json!({"rabbitmq": {"queue_type": "classic"}});
+    let more = if side.name == "rabbitmq" && how == "kill" { classic } else { json!({}) };
+    let hub = side.hub(more.clone());
+    let kept = nothing_is_lost(side, &hub, &side.topic(), more, |_| {
+        let away = side.away(how);
+        pass(Duration::from_secs(scaled(3, 60) as u64));
+        drop(away);
+    });
+    assert!(kept > 0, "the outage was not noticed");
+    hub.close(WAIT).unwrap();
+}
+
+fn publisher_of(hub: &Hub, side: Side, topic: &str) -> Publisher {
+    let options = json!({"topic": topic, "kind": side.kind.name()});
+    hub.publisher(PublisherOptions::from_json(&options.to_string()).unwrap()).unwrap()
+}
+
+#[test]
+fn t2_rabbitmq_nothing_is_lost_when_the_server_is_stopped() {
+    nothing_is_lost_over_an_outage(RABBITMQ, "stop");
+}
+
+#[test]
+fn t2_rabbitmq_nothing_is_lost_when_the_server_is_killed() {
+    nothing_is_lost_over_an_outage(RABBITMQ, "kill");
+}
+
+#[test]
+fn t2_kafka_nothing_is_lost_when_the_server_is_stopped() {
+    nothing_is_lost_over_an_outage(KAFKA, "stop");
+}
+
+#[test]
+fn t2_kafka_nothing_is_lost_when_the_server_is_killed() {
+    nothing_is_lost_over_an_outage(KAFKA, "kill");
+}
+
+/// What a call asks for is what it gets, or it is told at once.
+fn a_call_gets_what_it_asks_for(side: Side) {
+    let _alone = side.alone();
+    let other = side.topic();
+    let routes = json!([
+        {"pattern": format!("{other}.fail"), "kind": side.kind.name(), "on_outage": "fail"},
+        {"pattern": format!("{other}.drop"), "kind": side.kind.name(), "on_outage": "drop"},
+    ]);
+    let hub = side.hub(json!({"routes": routes, "failover": {"memory_bytes_max": 1 << 21}}));
+    let topic = side.topic();
+    let publish = |topic: &str, bytes: usize, require| {
+        let payload = vec![b'x'; bytes];
+        let record = Record { key: Some(b"k"), ..Record::new(&payload) };
+        hub.publish(
+            topic,
+            Some(side.kind),
+            &record,
+            require,
+            Some(Duration::from_millis(if bytes == 1 { 5000 } else { 200 })),
+        )
+    };
+    for topic in [&topic, &format!("{other}.fail"), &format!("{other}.drop")] {
+        assert_eq!(publish(topic, 1, None).unwrap().level, Level::Broker, "{topic}");
+    }
+    // A drill in place of an outage.
+    hub.backend_force(side.name, true).unwrap();
+    assert_eq!(state(&hub), "down");
+    let start = Instant::now();
+    let refused = publish(&topic, 1, Some(Level::Broker)).unwrap_err();
+    assert_eq!((refused.kind(), refused.fate()), (Kind::BackendDown, Some(Fate::NotSent)), "{refused}");
+    let refused = publish(&topic, 1, Some(Level::Disk)).unwrap_err();
+    assert_eq!(refused.kind(), Kind::BackendDown, "{refused}");
+    let refused = publish(&format!("{other}.fail"), 1, None).unwrap_err();
+    assert_eq!((refused.kind(), refused.fate()), (Kind::BackendDown, Some(Fate::NotSent)), "{refused}");
+    assert_eq!(publish(&format!("{other}.drop"), 1, None).unwrap().level, Level::None);
+    assert!(start.elapsed() < Duration::from_millis(150), "{:?}", start.elapsed());
+    // T13: what does not fit stays with the program.
+    for _ in 0..3 {
+        let receipt = publish(&topic, 600_000, Some(Level::Memory)).unwrap();
+        assert_eq!((receipt.level, receipt.spooled), (Level::Memory, true));
+    }
+    let full = publish(&topic, 600_000, None).unwrap_err();
+    assert_eq!((full.kind(), full.fate()), (Kind::Full, Some(Fate::NotSent)), "{full}");
+    assert!(full.message().contains("failover.memory_bytes_max"), "{full}");
+    // Paused, what is kept stays; then it goes.
+    hub.forwarding(false).unwrap();
+    hub.backend_force(side.name, false).unwrap();
+    until("the end of the drill", || is_up(&hub));
+    assert_eq!(publish(&topic, 1, None).unwrap().level, Level::Memory, "it would overtake");
+    assert!(hub.wait_forwarded(Some(Duration::from_millis(300))).is_err());
+    hub.forwarding(true).unwrap();
+    forwarded(&hub);
+    assert_eq!(publish(&topic, 1, Some(Level::Broker)).unwrap().level, Level::Broker);
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn rabbitmq_a_call_gets_what_it_asks_for() {
+    a_call_gets_what_it_asks_for(RABBITMQ);
+}
+
+#[test]
+fn kafka_a_call_gets_what_it_asks_for() {
+    a_call_gets_what_it_asks_for(KAFKA);
+}
+
+/// T15: a hub that closes while its server is away says what it leaves behind, in time.
+#[test]
+fn t15_a_close_with_messages_kept_is_in_time() {
+    let side = RABBITMQ;
+    let _alone = side.alone();
+    let hub = side.hub(json!({}));
+    let topic = side.topic();
+    side.publish(&hub, &topic, "k", "0").unwrap();
+    let away = side.away("kill");
+    until("the loss", || !is_up(&hub));
+    for number in 1..=25 {
+        assert!(side.publish(&hub, &topic, "k", &number.to_string()).unwrap().spooled);
+    }
+    let start = Instant::now();
+    hub.close(Some(Duration::from_secs(5))).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    drop(away);
+}
+
+/// T3: the server is there and away, again and again.
+#[test]
+fn t3_nothing_is_stuck_after_many_restarts() {
+    let side = KAFKA;
+    let _alone = side.alone();
+    let hub = side.hub(json!({}));
+    nothing_is_lost(side, &hub, &side.topic(), json!({}), |published| {
+        for _ in 0..scaled(3, 10) {
+            drop(side.away("kill"));
+            published(50);
+        }
+    });
+    assert!(own(&hub)["flaps"].as_u64().unwrap() > 0, "{}", own(&hub));
+    hub.close(WAIT).unwrap();
+}
+
+/// T4, T5: a network that swallows everything, after the server has taken what it then cannot confirm.
+#[test]
+fn t4_t5_silence_is_found_out_and_what_was_not_confirmed_is_sent_again_with_a_mark() {
+    let side = RABBITMQ;
+    let _alone = side.alone();
+    let proxy = proxy::Proxy::to(port());
+    let server = json!({"host": "127.0.0.1", "port": proxy.port(), "heartbeat_ms": 1000});
+    let hub = side.hub(json!({
+        "rabbitmq": server, "connection_timeout_ms": 1000, "failover": {"confirm_timeout_ms": 1000},
+    }));
+    let kept = nothing_is_lost(side, &hub, &side.topic(), json!({}), |published| {
+        // The server hears, and is not heard.
+        proxy.set(proxy::Way::Down, network::BLACKHOLE);
+        published(200);
+        proxy.set(proxy::Way::Up, network::BLACKHOLE);
+        until("the loss", || !is_up(&hub));
+        published(200);
+        proxy.heal();
+    });
+    assert!(kept > 0, "the silence was not noticed");
+    assert!(metric(&hub, "helixmq_maybe_duplicate_total") > 0);
+    hub.close(WAIT).unwrap();
+}
+
+/// T12: a server that asks publishers to stop.
+#[test]
+fn t12_an_alarm_keeps_nobody_waiting() {
+    let side = RABBITMQ;
+    let _alone = side.alone();
+    let hub = side.hub(json!({"failover": {"blocked_wait_ms": 500}}));
+    let kept = nothing_is_lost(side, &hub, &side.topic(), json!({}), |published| {
+        server(&["ctl", "set_vm_memory_high_watermark", "absolute", "1000000"]);
+        until("the alarm", || state(&hub) == "blocked");
+        published(500);
+        server(&["ctl", "set_vm_memory_high_watermark", "0.6"]);
+    });
+    assert!(kept > 0);
+    hub.close(WAIT).unwrap();
+}
+
+fn metric(hub: &Hub, name: &str) -> u64 {
+    let all: Value = serde_json::from_str(&hub.metrics(helixmq::hub::MetricsFormat::Json)).unwrap();
+    all[name].as_u64().unwrap()
+}
+
+/// T7: tasks that are kept are done here, once, also by a subscription that is opened while the server is away; what
+/// is not done here goes to the server with its attempts.
+#[test]
+fn t7_kept_tasks_are_done_here_or_sent_and_never_both() {
+    let side = RABBITMQ;
+    let _alone = side.alone();
+    let retry = json!({"delay_ms": 10, "jitter": false});
+    let hub = side.hub(json!({"retry": retry, "rabbitmq": {"queue_type": "classic"}}));
+    let topic = side.topic();
+    side.publish(&hub, &topic, &key(0), "0").unwrap();
+    let first = inbox(&hub);
+    let sub = subscribe(&hub, json!({"topic": topic, "prefetch": 4}), &first);
+    ack(&next(&first));
+    let away = side.away("kill");
+    until("the loss", || !is_up(&hub));
+    for number in 1..=20 {
+        assert!(side.publish(&hub, &topic, &key(number), &number.to_string()).unwrap().spooled);
+    }
+    let mut done = std::collections::BTreeSet::new();
+    let mut failed_once = false;
+    for _ in 0..10 {
+        let incoming = next(&first);
+        if !failed_once {
+            // It comes again, as a second attempt.
+            failed_once = true;
+            settle(incoming.token, Decision::Retry { delay: None, reason: "once more" }).unwrap();
+            continue;
+        }
+        assert!(done.insert(text(&incoming)), "{} twice", text(&incoming));
+        ack(&incoming);
+    }
+    // One subscription ends, what it holds goes to another that is opened now.
+    let held = next(&first);
+    assert!(!done.contains(&text(&held)));
+    sub.close(WAIT).unwrap();
+    let second = inbox(&hub);
+    let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": 4}), &second);
+    let mut again = 0;
+    for _ in 0..5 {
+        let incoming = next(&second);
+        assert!(done.insert(text(&incoming)), "{} twice", text(&incoming));
+        again += usize::from(incoming.attempt == 2);
+        ack(&incoming);
+    }
+    assert!(again <= 1);
+    // These stay out while the server comes back.
+    let out = next(&second);
+    drop(away);
+    until("the return", || is_up(&hub));
+    ack(&out);
+    done.insert(text(&out));
+    while done.len() < 20 {
+        let incoming = next(&second);
+        if text(&incoming) == "0" {
+            // Its acknowledgement went with the connection.
+            ack(&incoming);
+            continue;
+        }
+        assert!(done.insert(text(&incoming)), "{} twice", text(&incoming));
+        ack(&incoming);
+    }
+    forwarded(&hub);
+    while let Some(more) = next_within(&second, Duration::from_secs(1)) {
+        assert_eq!(text(&more), "0", "one more came");
+        ack(&more);
+    }
+    assert!(metric(&hub, "helixmq_local_done_total") >= 15);
+    side.publish(&hub, &topic, "k", "21").unwrap();
+    assert_eq!(text(&next(&second)), "21", "by the server again");
+    hub.close(WAIT).unwrap();
+}
+
+/// A subscription that is opened without its server begins when that is there.
+#[test]
+fn a_subscription_without_its_server_begins_later() {
+    for side in [RABBITMQ, KAFKA] {
+        let _alone = side.alone();
+        let away = side.away("kill");
+        let hub = side.hub(json!({"connection_timeout_ms": 1000}));
+        let (topic, inbox) = (side.topic(), inbox(&hub));
+        let _sub = subscribe(&hub, json!({"topic": topic, "kind": side.kind.name(), "group": "later"}), &inbox);
+        assert!(side.publish(&hub, &topic, "k", "kept").unwrap().spooled);
+        if side.kind == TopicKind::Task {
+            let incoming = next(&inbox);
+            assert_eq!(text(&incoming), "kept");
+            ack(&incoming);
+        }
+        drop(away);
+        until("the return", || is_up(&hub));
+        forwarded(&hub);
+        side.publish(&hub, &topic, "k", "sent").unwrap();
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|text: &String| text != "sent") {
+            let incoming = next_within(&inbox, Duration::from_secs(30)).unwrap();
+            seen.push(text(&incoming));
+            ack(&incoming);
+        }
+        let expected: &[&str] = if side.kind == TopicKind::Task { &["sent"] } else { &["kept", "sent"] };
+        assert_eq!(seen, expected, "{}", side.name);
+        hub.close(WAIT).unwrap();
+    }
+}
