@@ -67,9 +67,6 @@ pub(super) fn finish(mut config: Config, labels: &Labels, get: &dyn Fn(&str) -> 
 
 /// Names the first part that this build does not have.
 pub(super) fn unsupported(config: &Config) -> Option<Error> {
-    let missing = |path: &str, what: &str| {
-        Some(Error::new(Kind::Unsupported, format!("config: `{path}`: this build has no {what} yet")).at(path, 0, 0))
-    };
     if config.rabbitmq.is_some() && !cfg!(feature = "rabbitmq") {
         let text =
             "config: `rabbitmq`: this library was built without the feature `rabbitmq` (`make lib` builds it in)";
@@ -78,9 +75,6 @@ pub(super) fn unsupported(config: &Config) -> Option<Error> {
     if config.kafka.is_some() && !cfg!(feature = "kafka") {
         let text = "config: `kafka`: this library was built without the feature `kafka` (`make lib` builds it in)";
         return Some(Error::new(Kind::Unsupported, text).at("kafka", 0, 0));
-    }
-    if config.failover.dir.is_some() {
-        return missing("failover.dir", "storage on disk");
     }
     let plain = config.routes.iter().position(|route| route.wire == Wire::Plain);
     let path = format!("routes[{}].wire", plain.filter(|_| config.kafka.is_none())?);

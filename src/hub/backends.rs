@@ -11,7 +11,7 @@ use super::{new_id_prefix, Shared, Timeout};
 use crate::broker::checked::{Checked, Enforced};
 use crate::broker::custom::{Custom, CustomOps, CustomSink};
 use crate::broker::embedded::{Embedded, EmbeddedConfig};
-use crate::broker::{BackendEvent, BackendKind, BackendSink, Broker, Context, Epoch, Outcome, Ticket};
+use crate::broker::{BackendEvent, BackendKind, BackendSink, Broker, Context, Epoch, Outcome, Receipts, Ticket};
 use crate::clock::{Clock, Moment};
 use crate::config::options::BrokerOptions;
 use crate::error::{Error, Kind, Result};
@@ -71,6 +71,8 @@ pub struct Backend {
     pub broker: Arc<dyn Broker>,
     /// Prefix of the message ids it makes.
     pub id_prefix: u64,
+    /// What its receipts say.
+    pub receipts: Receipts,
     /// The gate that publishers read: a [`BackendState`].
     gate: AtomicU32,
     detail: Mutex<Detail>,
@@ -129,11 +131,12 @@ impl Backend {
             told: false,
             last_error: None,
         };
-        let broker_kind = broker.kind();
+        let (broker_kind, receipts) = (broker.kind(), broker.receipts());
         Arc::new(Self {
             kind: broker_kind,
             broker: Checked::over(broker, Enforced::Records { payload_bytes_max }),
             id_prefix,
+            receipts,
             gate: AtomicU32::new(BackendState::Init as u32),
             detail: Mutex::new(detail),
             driver: match broker_kind {
@@ -282,6 +285,7 @@ impl Backend {
             "since_us": detail.since_us, "attempts": detail.attempts,
             "last_error": detail.last_error.as_ref().map(Error::to_json),
             "capabilities": self.broker.capabilities(),
+            "level": self.receipts.level.name(), "storage": self.broker.storage(),
         })
     }
 }
