@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::oneshot;
 
-use super::row::{Mark, Row, TopicRow};
+use super::row::{Mark, Row, Spot, TopicRow};
 use super::store::TopicChange;
 use crate::broker::embedded::core::{closed, failure};
 use crate::broker::embedded::log::Log;
@@ -46,6 +46,8 @@ pub(super) struct Group {
     pub removed: Vec<u64>,
     /// Logs whose offsets have changed.
     pub moved: BTreeMap<u64, Weak<Log>>,
+    /// Offsets beside those.
+    pub spots: Vec<(Spot, u64)>,
     /// To be told when it is written.
     pub barriers: Vec<oneshot::Sender<Result<()>>>,
     records: usize,
@@ -55,12 +57,13 @@ pub(super) struct Group {
 impl Group {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        let Self { topics, runs, marks, removed, moved, barriers, .. } = self;
+        let Self { topics, runs, marks, removed, moved, spots, barriers, .. } = self;
         topics.is_empty()
             && runs.is_empty()
             && marks.is_empty()
             && removed.is_empty()
             && moved.is_empty()
+            && spots.is_empty()
             && barriers.is_empty()
     }
 
@@ -71,6 +74,7 @@ impl Group {
         earlier.removed.append(&mut self.removed);
         (self.topics, self.marks, self.removed) = (earlier.topics, earlier.marks, earlier.removed);
         self.moved.append(&mut earlier.moved);
+        self.spots.append(&mut earlier.spots);
     }
 }
 
@@ -202,6 +206,11 @@ impl Journal {
     /// The offsets of a log have changed.
     pub fn moved(&self, id: u64, log: &Weak<Log>) {
         self.note(|waiting| drop(waiting.moved.insert(id, Weak::clone(log))));
+    }
+
+    /// An offset that no log tells.
+    pub(super) fn place(&self, spot: Spot, offset: u64) {
+        self.note(|waiting| waiting.spots.push((spot, offset)));
     }
 
     fn note(&self, what: impl FnOnce(&mut Group)) {

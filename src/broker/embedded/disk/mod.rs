@@ -40,6 +40,9 @@ mod store;
 mod tasks;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

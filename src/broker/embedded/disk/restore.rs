@@ -15,6 +15,8 @@ pub(super) struct Restored {
     pub messages: u64,
     /// Events that should be between others, and are not.
     pub missing: u64,
+    /// So many of them were told of at an earlier start.
+    pub known_missing: u64,
     /// Messages whose topic nobody knows, or for which there is no memory.
     pub left_out: u64,
     pub damage: Damage,
@@ -23,8 +25,8 @@ pub(super) struct Restored {
 impl Restored {
     /// What a person should hear of it.
     pub fn warning(&self, directory: &str) -> Option<String> {
-        let Self { messages, missing, left_out, damage } = self;
-        if !damage.is_any() && *missing == 0 && *left_out == 0 {
+        let Self { messages, missing, known_missing, left_out, damage } = self;
+        if !damage.is_any() && missing <= known_missing && *left_out == 0 {
             return None;
         }
         let aside = damage.set_aside.as_deref().map_or(String::new(), |name| format!("; it was set aside as {name}"));
@@ -59,6 +61,9 @@ pub(super) fn restore(inner: &Arc<Embedded>, store: &mut dyn Store, journal: &Jo
     // Of a topic that was deleted, or of a message that is gone: they are of no use to anybody.
     strays.extend(marks.into_keys());
     journal.removed(strays.into_iter());
+    if restored.missing != restored.known_missing {
+        journal.place(Spot::MISSING, restored.missing);
+    }
     journal.skip_numbers(highest);
     restored.damage = damage;
     Ok(restored)
@@ -104,6 +109,8 @@ impl Recovery for Restore<'_> {
 impl Restore<'_> {
     /// Where partitions end, and groups are, once all events are there.
     fn end(&mut self) {
+        let known = self.spots.iter().find(|(spot, _)| *spot == Spot::MISSING);
+        self.restored.known_missing = known.map_or(0, |(_, count)| *count);
         for (spot, offset) in &self.spots {
             if let Some(Topic::Events(log)) = self.topics.get(&spot.topic) {
                 if log.next_of(spot.part) < *offset {

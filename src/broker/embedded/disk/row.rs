@@ -239,6 +239,11 @@ pub(super) struct Spot {
     pub group: Option<String>,
 }
 
+impl Spot {
+    /// Not a place: how many events are known to be missing. No topic has this number.
+    pub const MISSING: Spot = Spot { topic: 0, part: 0, group: None };
+}
+
 /// The sum of a [`Spot`] with its offset.
 pub(super) fn spot_crc(spot: &Spot, offset: u64) -> u32 {
     let numbers = [spot.topic as i64, i64::from(spot.part), offset as i64, i64::from(spot.group.is_some())];

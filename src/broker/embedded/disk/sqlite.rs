@@ -70,6 +70,12 @@ impl Sqlite {
         Ok(Self { directory, sync, connection, damage })
     }
 
+    /// Lets the file have so many pages, for tests of a full disk.
+    #[cfg(test)]
+    pub fn limit_pages(&self, pages: u32) {
+        self.connection.pragma_update(None, "max_page_count", pages).ok();
+    }
+
     /// Begins a unit, if there is none.
     fn unit(&mut self) -> Done {
         if self.connection.is_autocommit() {

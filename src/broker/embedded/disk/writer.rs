@@ -220,7 +220,7 @@ impl Writer {
     /// The offsets that the store does not have yet.
     fn moved(&self, group: &Group) -> Vec<(Spot, u64)> {
         let logs = group.moved.values().filter_map(|log| log.upgrade());
-        let spots = logs.flat_map(|log| log.spots());
+        let spots = logs.flat_map(|log| log.spots()).chain(group.spots.iter().cloned());
         spots.filter(|(spot, offset)| self.spots.get(spot) != Some(offset)).collect()
     }
 
