@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use super::{
     Admin, BackendEvent, BackendKind, BackendSink, Batch, Broker, Capabilities, CloseReport, Context, Declared,
-    Delivery, Destination, Epoch, Flow, Outcome, Receipts, Sink, Source, Start, Storage, SubscribeSpec, Taken, Ticket, TopicSpec, Verdict,
-    Wake,
+    Delivery, Destination, Epoch, Flow, Outcome, Receipts, Sink, Source, Start, Storage, SubscribeSpec, Taken, Ticket,
+    TopicSpec, Verdict, Wake,
 };
 use crate::clock::{Alarm, AlarmId, Clock, Moment};
 use crate::error::{Error, Fate, Kind, Result};

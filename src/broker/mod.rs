@@ -503,6 +503,8 @@ pub struct Storage {
     pub disk_free_bytes: Option<u64>,
     /// Disk: why no message is taken now.
     pub full: Option<String>,
+    /// Disk: what was found damaged when it was opened.
+    pub damage: Option<String>,
 }
 
 /// A backend. Object-safe; held as `Arc<dyn Broker>`.

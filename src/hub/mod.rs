@@ -26,7 +26,7 @@ use crate::broker::embedded::{Embedded, EmbeddedConfig};
 use crate::broker::{BackendKind, Broker, Context, Sink, Source, SubscribeSpec, Support, Wakers};
 use crate::clock::Clock;
 use crate::config::options::InboxOptions;
-use crate::config::{ClockChoice, Config, SyncMode};
+use crate::config::{ClockChoice, Config, SyncMode, SYNC_INTERVAL};
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::message::TopicKind;
@@ -586,7 +586,7 @@ fn open_embedded(config: &Config, context: Context) -> Result<Arc<dyn Broker>> {
     let disk = DiskConfig {
         dir: dir.clone(),
         sync: failover.sync.unwrap_or(SyncMode::Each),
-        sync_interval: failover.sync_interval,
+        sync_interval: failover.sync_interval.unwrap_or(SYNC_INTERVAL),
         bytes_max: failover.disk_bytes_max,
         free_space_floor: failover.free_space_floor,
         partitions,

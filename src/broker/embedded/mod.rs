@@ -163,7 +163,11 @@ impl Embedded {
     /// Messages that are not settled, and events that are kept.
     fn kept(&self) -> u64 {
         let described = self.topics().into_iter().map(|topic| topic.describe());
-        described.map(|topic| topic.messages + topic.delayed + if topic.kind == TopicKind::Task.name() { topic.unsettled } else { 0 }).sum()
+        described
+            .map(|topic| {
+                topic.messages + topic.delayed + if topic.kind == TopicKind::Task.name() { topic.unsettled } else { 0 }
+            })
+            .sum()
     }
 
     fn make_topic(&self, id: u64, name: &str, kind: TopicKind, asked: &TopicSpec) -> Topic {
@@ -390,7 +394,11 @@ impl Embedded {
             Some(found) => found,
             None => self.topic(topic, kind, &TopicSpec::default())?.0,
         };
-        if found.kind() == kind { Ok(found) } else { Err(found.is_not(kind)) }
+        if found.kind() == kind {
+            Ok(found)
+        } else {
+            Err(found.is_not(kind))
+        }
     }
 
     /// Bytes of all messages held.

@@ -5,7 +5,7 @@
 //! is the broker in memory as it is, which tells the journal what has to leave the disk.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::directory::Directory;
@@ -27,7 +27,7 @@ use crate::error::{Error, Fate, Kind, Result};
 use crate::message::segment::record_bytes;
 use crate::message::{Record, TopicKind};
 use crate::runtime::{ready, Pending};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::RwLock;
 
 /// The embedded broker on disk.
 pub struct Durable {
@@ -37,8 +37,10 @@ pub struct Durable {
     seen: Arc<Seen>,
     directory: String,
     bytes_max: u64,
-    /// What opening found, until there is somebody to tell.
-    warning: Mutex<Option<String>>,
+    /// What opening found damaged.
+    damage: Option<String>,
+    /// It is told once there is somebody to tell.
+    was_told: AtomicBool,
 }
 
 /// What destinations share with their broker.
@@ -66,11 +68,8 @@ impl Durable {
     pub(super) fn over(mut store: Box<dyn Store>, config: DiskConfig, cx: Context) -> Result<Arc<Self>> {
         let directory = config.dir.display().to_string();
         let (journal, sink) = (Journal::new(), Arc::clone(&cx.sink));
-        let rules = Rules {
-            sync: config.sync,
-            sync_interval: config.sync_interval,
-            free_space_floor: config.free_space_floor,
-        };
+        let rules =
+            Rules { sync: config.sync, sync_interval: config.sync_interval, free_space_floor: config.free_space_floor };
         let memory = EmbeddedConfig {
             memory_bytes_max: usize::try_from(config.bytes_max).unwrap_or(usize::MAX),
             partitions: config.partitions,
@@ -78,13 +77,13 @@ impl Durable {
         };
         let id_prefix = cx.id_prefix;
         let inner = Embedded::open_over(memory, cx, Some(Arc::clone(&journal)))?;
-        let restored =
-            restore(&inner, &mut *store, &journal).map_err(|failure| unusable(&directory, &failure))?;
+        let restored = restore(&inner, &mut *store, &journal).map_err(|failure| unusable(&directory, &failure))?;
         let seen = Arc::<Seen>::default();
         let writer = Writer::new(&journal, &inner, store, Arc::clone(&sink), rules, &seen);
         crate::runtime::spawn_thread("hmq-disk", move || writer.run())?;
         Ok(Arc::new(Self {
-            warning: Mutex::new(restored.warning(&directory)),
+            damage: restored.warning(&directory),
+            was_told: AtomicBool::new(false),
             shared: Arc::new(Shared { inner, journal, id_prefix }),
             sink,
             rules,
@@ -127,13 +126,13 @@ impl Broker for Durable {
             file_bytes: Some(self.seen.bytes.load(Ordering::Relaxed)),
             disk_free_bytes: Some(self.seen.free_bytes.load(Ordering::Relaxed)),
             full: self.shared.journal.no_space(),
+            damage: self.damage.clone(),
         })
     }
 
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()> {
-        let warning = self.warning.lock().take();
-        if let Some(text) = warning {
-            self.sink.event(BackendEvent::Warned(text));
+        if let Some(text) = self.damage.as_ref().filter(|_| !self.was_told.swap(true, Ordering::Relaxed)) {
+            self.sink.event(BackendEvent::Warned(text.clone()));
         }
         self.shared.inner.connect(epoch, deadline)
     }

@@ -192,13 +192,12 @@ impl Log {
         }
         let topic = self.id;
         let named = state.groups.iter().flatten().filter(|group| group.settles);
-        let committed = named.filter_map(|group| group.name.as_ref().map(|name| (name, group))).flat_map(
-            |(name, group)| {
-                (0..).zip(&group.trackers).map(move |(part, tracker)| {
-                    (Spot { topic, part, group: Some(name.clone()) }, tracker.committed)
-                })
-            },
-        );
+        let committed =
+            named.filter_map(|group| group.name.as_ref().map(|name| (name, group))).flat_map(|(name, group)| {
+                (0..)
+                    .zip(&group.trackers)
+                    .map(move |(part, tracker)| (Spot { topic, part, group: Some(name.clone()) }, tracker.committed))
+            });
         let ends = (0..).zip(&state.partitions).map(|(part, own)| (Spot { topic, part, group: None }, own.next()));
         committed.chain(ends).collect()
     }

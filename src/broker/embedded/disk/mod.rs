@@ -51,7 +51,7 @@ pub(super) use journal::Journal;
 pub(super) use row::TopicRow;
 
 use super::TopicSpec;
-use crate::config::SyncMode;
+use crate::config::{SyncMode, SYNC_INTERVAL};
 
 /// What the embedded broker on disk is opened with.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ impl DiskConfig {
         Self {
             dir: dir.into(),
             sync: SyncMode::Each,
-            sync_interval: Duration::from_millis(100),
+            sync_interval: SYNC_INTERVAL,
             bytes_max: 1 << 30,
             free_space_floor: 256 << 20,
             partitions: 4,

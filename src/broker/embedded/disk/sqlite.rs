@@ -135,7 +135,8 @@ impl Recovery for Rewrite<'_, '_> {
     fn begin(&mut self, found: &Found) {
         let topics: Vec<TopicChange> = found.topics.iter().cloned().map(TopicChange::Made).collect();
         let store = &mut *self.store;
-        self.done = store.topics(&topics).and_then(|()| store.mark(&found.marks)).and_then(|()| store.commit(&found.spots));
+        self.done =
+            store.topics(&topics).and_then(|()| store.mark(&found.marks)).and_then(|()| store.commit(&found.spots));
         if let Some(to) = &mut self.to {
             to.begin(found);
         }
@@ -316,7 +317,16 @@ fn change_topic(connection: &Connection, change: &TopicChange) -> rusqlite::Resu
                 let sql = format!("INSERT OR REPLACE INTO {table} VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)");
                 let [id, kind, partitions, messages_max, bytes_max, drop_oldest, age_max, ttl] = topic.numbers();
                 let settings = params![
-                    id, topic.name, kind, partitions, messages_max, bytes_max, drop_oldest, age_max, ttl, topic.crc()
+                    id,
+                    topic.name,
+                    kind,
+                    partitions,
+                    messages_max,
+                    bytes_max,
+                    drop_oldest,
+                    age_max,
+                    ttl,
+                    topic.crc()
                 ];
                 connection.prepare_cached(&sql)?.execute(settings)?;
             }

@@ -76,7 +76,11 @@ impl Fake {
             let planned = medium.faults.remove(&calls);
             medium.has_crashed |= planned == Some(Fault::Crash);
             let always = medium.always.filter(|_| brings);
-            if medium.has_crashed { Some(Fault::Broken) } else { planned.or(always) }
+            if medium.has_crashed {
+                Some(Fault::Broken)
+            } else {
+                planned.or(always)
+            }
         };
         if let Some(fault) = fault {
             self.unit = None;

@@ -287,7 +287,8 @@ impl Writer {
         match (&failed.failure, failed.is_sure) {
             (Failure::Full(_), _) => full(&format!("the disk of the data directory is full: {text}")),
             (Failure::Broken(_), true) => {
-                failure(Kind::Storage, format!("the data directory could not be written: {text}")).with_fate(Fate::NotSent)
+                failure(Kind::Storage, format!("the data directory could not be written: {text}"))
+                    .with_fate(Fate::NotSent)
             }
             (Failure::Broken(_), false) => {
                 let text = format!("the data directory was not synced: {text}; the message may or may not be there");
@@ -301,8 +302,10 @@ impl Writer {
         let free = self.look();
         let floor = self.rules.free_space_floor;
         (free < floor).then(|| {
-            format!("{free} bytes are free on the disk of the data directory, and {floor} are to be left \
-                     (failover.free_space_floor_bytes)")
+            format!(
+                "{free} bytes are free on the disk of the data directory, and {floor} are to be left \
+                     (failover.free_space_floor_bytes)"
+            )
         })
     }
 

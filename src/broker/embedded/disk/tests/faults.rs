@@ -101,7 +101,8 @@ fn each_call_may_fail_once() {
             house.close();
             let house = House::fake(&medium);
             let left = texts(&fetch(&*house.worker()));
-            let expected: Vec<&String> = confirmed.iter().chain(unknown.iter().filter(|text| left.contains(text))).collect();
+            let expected: Vec<&String> =
+                confirmed.iter().chain(unknown.iter().filter(|text| left.contains(text))).collect();
             let mut sorted = left.clone();
             sorted.sort();
             let mut wanted: Vec<String> = expected.into_iter().cloned().collect();
@@ -154,8 +155,16 @@ fn what_leaves_by_itself_leaves_the_disk() {
     let declare = |topic: &str, kind, spec: TopicSpec| {
         crate::runtime::wait(house.broker.declare(topic, kind, &spec, Moment::NEVER), Some(PATIENCE)).unwrap();
     };
-    declare("small", TopicKind::Task, TopicSpec { messages_max: Some(2), drop_oldest: Some(true), ..Default::default() });
-    declare("log", TopicKind::Event, TopicSpec { messages_max: Some(2), drop_oldest: Some(true), ..Default::default() });
+    declare(
+        "small",
+        TopicKind::Task,
+        TopicSpec { messages_max: Some(2), drop_oldest: Some(true), ..Default::default() },
+    );
+    declare(
+        "log",
+        TopicKind::Event,
+        TopicSpec { messages_max: Some(2), drop_oldest: Some(true), ..Default::default() },
+    );
     declare("aged", TopicKind::Event, TopicSpec { age_max: Some(Duration::from_secs(5)), ..Default::default() });
     for number in 0..5 {
         let text = number.to_string();

@@ -8,12 +8,22 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Action {
-    Task { priority: u8, delay_ms: i64 },
-    Event { key: u8 },
+    Task {
+        priority: u8,
+        delay_ms: i64,
+    },
+    Event {
+        key: u8,
+    },
     /// Takes so many tasks; acknowledges all, or gives them back with a delay.
-    Work { count: usize, delay_ms: Option<u64> },
+    Work {
+        count: usize,
+        delay_ms: Option<u64>,
+    },
     /// Reads and acknowledges so many events.
-    Read { count: usize },
+    Read {
+        count: usize,
+    },
     Purge,
     Restart,
 }
@@ -113,7 +123,8 @@ impl Run {
 
     /// All events are there once, at the places they had, and no other is at one of those.
     fn check_events(&mut self) {
-        let all = self.house.subscribe(&SubscribeSpec { read_only: true, stop: Stop::Now, ..spec("e", TopicKind::Event) });
+        let all =
+            self.house.subscribe(&SubscribeSpec { read_only: true, stop: Stop::Now, ..spec("e", TopicKind::Event) });
         let mut seen = BTreeMap::new();
         for delivery in fetch(&*all) {
             let place = (delivery.partition, delivery.offset);
