@@ -156,9 +156,10 @@ struct Scan<'a> {
 impl Scan<'_> {
     fn messages(&mut self, each: &mut dyn FnMut(Row)) {
         let mut from = i64::MIN;
-        // Ends: each turn begins behind where the one before had come to.
         while let Err(last) = self.run(from, i64::MAX, false, each) {
             self.damage.unreadable = true;
+            // Each turn begins behind the one before, so it ends, whatever the pages say.
+            let last = last.max(from);
             let Some(next) = self.next_readable(last) else { return };
             // What is between the gap and there, read from behind.
             let mut back = Vec::new();
@@ -172,27 +173,34 @@ impl Scan<'_> {
     fn run(&mut self, from: i64, to: i64, backwards: bool, each: &mut dyn FnMut(Row)) -> Result<(), i64> {
         let order = if backwards { "DESC" } else { "ASC" };
         let sql = format!("SELECT {COLUMNS} FROM messages WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq {order}");
-        let mut last = from.saturating_sub(1);
-        let mut read = || -> rusqlite::Result<()> {
+        let mut last = if backwards { to.saturating_add(1) } else { from.saturating_sub(1) };
+        let mut read = || -> rusqlite::Result<bool> {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let mut answers = statement.query([from, to])?;
             while let Some(answer) = answers.next()? {
-                // A number that goes back is one of a page that is not where it belongs.
                 let seq: i64 = answer.get(0)?;
+                // Numbers that do not go on are of a page that is not where it belongs; pages may
+                // even lead back to each other.
+                let goes_on = if backwards { seq < last } else { seq > last || seq == i64::MIN };
+                if !goes_on || seq < from || seq > to {
+                    return Ok(false);
+                }
+                last = seq;
                 match row_of(answer) {
-                    Ok(Some(row)) if backwards || seq > last => each(row),
-                    Ok(_) => self.damage.rows += 1,
+                    Ok(Some(row)) => each(row),
+                    Ok(None) => self.damage.rows += 1,
                     Err(error) => {
                         self.damage.rows += 1;
-                        last = seq;
                         return Err(error);
                     }
                 }
-                last = seq;
             }
-            Ok(())
+            Ok(true)
         };
-        read().map_err(|_| last)
+        match read() {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(last),
+        }
     }
 
     /// The number of the first row behind `last` that a growing step finds.

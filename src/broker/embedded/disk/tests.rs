@@ -55,22 +55,34 @@ struct Medium {
     always: Option<Fault>,
     has_crashed: bool,
     free_bytes: u64,
+    /// Rises with each store on it: one of a crashed life writes no more.
+    life: u64,
 }
 
 /// A store in memory that fails when it is told to.
 struct Fake {
     medium: Arc<Mutex<Medium>>,
+    life: u64,
     unit: Option<Content>,
 }
 
 impl Fake {
     fn on(medium: &Arc<Mutex<Medium>>) -> Box<dyn Store> {
-        Box::new(Self { medium: Arc::clone(medium), unit: None })
+        let life = {
+            let mut medium = medium.lock();
+            medium.life += 1;
+            medium.has_crashed = false;
+            medium.life
+        };
+        Box::new(Self { medium: Arc::clone(medium), life, unit: None })
     }
 
     fn call(&mut self, brings: bool, change: impl FnOnce(&mut Content)) -> Done {
         let fault = {
             let mut medium = self.medium.lock();
+            if medium.life != self.life {
+                return Err(Failure::Broken("this life is over".into()));
+            }
             medium.calls += 1;
             let calls = medium.calls;
             let planned = medium.faults.remove(&calls);
@@ -144,10 +156,13 @@ impl Store for Fake {
     }
 
     fn sync(&mut self) -> Done {
-        let next = self.medium.lock().calls + 1;
-        if self.medium.lock().faults.get(&next) == Some(&Fault::KeptUnseen) {
-            if let Some(unit) = self.unit.take() {
-                self.medium.lock().content = unit;
+        {
+            let mut medium = self.medium.lock();
+            let next = medium.calls + 1;
+            if medium.life == self.life && medium.faults.get(&next) == Some(&Fault::KeptUnseen) {
+                if let Some(unit) = self.unit.take() {
+                    medium.content = unit;
+                }
             }
         }
         self.call(false, |_| {})?;

@@ -49,6 +49,8 @@ struct Model {
     open: BTreeSet<u64>,
     /// Of unknown outcome, or done when the crash may have come before that was written.
     maybe: BTreeSet<u64>,
+    /// Done in this life.
+    done: BTreeSet<u64>,
     tries: BTreeMap<u64, u32>,
     /// Number to partition and offset.
     events: BTreeMap<u64, (u32, i64)>,
@@ -70,17 +72,14 @@ struct Run {
 
 impl Run {
     fn restart(&mut self) {
-        let crashed = self.medium.lock().has_crashed;
-        if !crashed {
-            let old = std::mem::replace(&mut self.house, House::fake(&Arc::default()));
-            old.close();
-            if !self.medium.lock().has_crashed {
-                // Nothing that was done can come back.
-                let maybe = std::mem::take(&mut self.model.maybe);
-                assert!(maybe.iter().all(|number| !self.model.open.contains(number)));
-            }
+        let mut done = std::mem::take(&mut self.model.done);
+        if !self.medium.lock().has_crashed {
+            std::mem::replace(&mut self.house, House::fake(&Arc::default())).close();
         }
-        self.medium.lock().has_crashed = false;
+        if self.medium.lock().has_crashed {
+            // It may come again; of a life that was closed nothing does.
+            self.model.maybe.append(&mut done);
+        }
         self.house = House::fake(&self.medium);
     }
 
@@ -113,7 +112,8 @@ impl Run {
             match delay_ms {
                 None => {
                     self.model.open.remove(&number);
-                    self.model.maybe.insert(number);
+                    self.model.maybe.remove(&number);
+                    self.model.done.insert(number);
                 }
                 Some(_) => *self.model.tries.entry(number).or_default() += 1,
             }
@@ -196,8 +196,9 @@ proptest! {
                     let purged = run.house.broker.admin().unwrap().purge("t", Moment::NEVER);
                     // It may not be there, or not be written any more.
                     let _ = crate::runtime::wait(purged, Some(PATIENCE));
-                    let open = std::mem::take(&mut run.model.open);
-                    run.model.maybe.extend(open);
+                    let Model { open, maybe, done, .. } = &mut run.model;
+                    done.append(open);
+                    done.append(maybe);
                 }
                 Action::Restart => {
                     run.restart();
