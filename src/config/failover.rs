@@ -48,7 +48,7 @@ pub struct FailoverConfig {
     pub sync: Option<SyncMode>,
     /// Longest time between two syncs, for `interval`; 100 ms unless set.
     #[serde(rename = "sync_interval_ms", with = "Maybe::<Ms<1, 60_000>>")]
-    pub sync_interval: Option<Duration>,
+    pub sync_every: Option<Duration>,
     /// How long a call waits for a server that may be away.
     #[serde(rename = "suspect_wait_ms", with = "As::<Ms<0, 60_000>>")]
     pub suspect_wait: Duration,
@@ -107,7 +107,7 @@ impl Default for FailoverConfig {
         Self {
             dir: None,
             sync: None,
-            sync_interval: None,
+            sync_every: None,
             suspect_wait: Duration::from_millis(250),
             down_after: Duration::from_secs(3),
             down_after_attempts: 3,

@@ -321,7 +321,7 @@ fn check_failover(config: &mut Config, labels: &Labels) -> Result<()> {
         (Some(_), None) => failover.sync = Some(SyncMode::Each),
         _ => {}
     }
-    match (failover.sync_interval, failover.sync) {
+    match (failover.sync_every, failover.sync) {
         (Some(_), None) => {
             let text = "{0} is set, but {1} is not: there is no disk to sync";
             return Err(labels.conflict(["failover.sync_interval_ms", "failover.dir"], text));
@@ -330,7 +330,7 @@ fn check_failover(config: &mut Config, labels: &Labels) -> Result<()> {
             let text = "{0} is set, but {1} is not \"interval\"";
             return Err(labels.conflict(["failover.sync_interval_ms", "failover.sync"], text));
         }
-        (None, Some(SyncMode::Interval)) => failover.sync_interval = Some(SYNC_INTERVAL),
+        (None, Some(SyncMode::Interval)) => failover.sync_every = Some(SYNC_INTERVAL),
         _ => {}
     }
     if failover.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {

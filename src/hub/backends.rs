@@ -10,10 +10,12 @@ use super::driver::Driver;
 use super::{new_id_prefix, Shared, Timeout};
 use crate::broker::checked::{Checked, Enforced};
 use crate::broker::custom::{Custom, CustomOps, CustomSink};
+use crate::broker::embedded::disk::{DiskConfig, Durable};
 use crate::broker::embedded::{Embedded, EmbeddedConfig};
 use crate::broker::{BackendEvent, BackendKind, BackendSink, Broker, Context, Epoch, Outcome, Receipts, Ticket};
 use crate::clock::{Clock, Moment};
 use crate::config::options::BrokerOptions;
+use crate::config::{Config, SyncMode, SYNC_INTERVAL};
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::runtime::Pending;
@@ -288,6 +290,28 @@ impl Backend {
             "level": self.receipts.level.name(), "storage": self.broker.storage(),
         })
     }
+}
+
+/// The embedded broker: on disk where there is a directory for it.
+pub(super) fn open_embedded(config: &Config, context: Context) -> Result<Arc<dyn Broker>> {
+    let topics = config.topics.iter().map(|topic| (topic.pattern.clone(), topic.spec())).collect();
+    let partitions = config.embedded.partitions;
+    // A hub that is switched off leaves the directory to others.
+    let Some(dir) = config.failover.dir.as_ref().filter(|_| config.enabled) else {
+        let memory_bytes_max = config.embedded.memory_bytes_max;
+        return Ok(Embedded::open(EmbeddedConfig { memory_bytes_max, partitions, topics }, context)?);
+    };
+    let failover = &config.failover;
+    let disk = DiskConfig {
+        dir: dir.clone(),
+        sync: failover.sync.unwrap_or(SyncMode::Each),
+        sync_every: failover.sync_every.unwrap_or(SYNC_INTERVAL),
+        bytes_max: failover.disk_bytes_max,
+        free_space_floor: failover.free_space_floor,
+        partitions,
+        topics,
+    };
+    Ok(Durable::open(disk, context).map_err(|error| error.at("failover.dir", 0, 0))?)
 }
 
 /// A broker opened alone, to be given to a hub.

@@ -21,12 +21,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::broker::embedded::disk::{DiskConfig, Durable};
-use crate::broker::embedded::{Embedded, EmbeddedConfig};
-use crate::broker::{BackendKind, Broker, Context, Sink, Source, SubscribeSpec, Support, Wakers};
+use crate::broker::{BackendKind, Context, Sink, Source, SubscribeSpec, Support, Wakers};
 use crate::clock::Clock;
 use crate::config::options::InboxOptions;
-use crate::config::{ClockChoice, Config, SyncMode, SYNC_INTERVAL};
+use crate::config::{ClockChoice, Config};
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::message::TopicKind;
@@ -313,7 +311,7 @@ impl Shared {
         let relay = Arc::new(Relay::default());
         let (id, id_prefix) = (next_hub_id(), new_id_prefix());
         let context = Context { clock, limits: Limits::production(), id_prefix, hub: id, sink: relay.clone() };
-        let embedded = open_embedded(&config, context.clone())?;
+        let embedded = backends::open_embedded(&config, context.clone())?;
         let fallback = Backend::new(embedded, context.id_prefix, config.message_bytes_max);
         let shared = Arc::new(Self {
             id,
@@ -571,28 +569,6 @@ impl Shared {
             self.dispatcher_ended.wait(heard, deadline);
         }
     }
-}
-
-/// The embedded broker: on disk where there is a directory for it.
-fn open_embedded(config: &Config, context: Context) -> Result<Arc<dyn Broker>> {
-    let topics = config.topics.iter().map(|topic| (topic.pattern.clone(), topic.spec())).collect();
-    let partitions = config.embedded.partitions;
-    // A hub that is switched off leaves the directory to others.
-    let Some(dir) = config.failover.dir.as_ref().filter(|_| config.enabled) else {
-        let memory_bytes_max = config.embedded.memory_bytes_max;
-        return Ok(Embedded::open(EmbeddedConfig { memory_bytes_max, partitions, topics }, context)?);
-    };
-    let failover = &config.failover;
-    let disk = DiskConfig {
-        dir: dir.clone(),
-        sync: failover.sync.unwrap_or(SyncMode::Each),
-        sync_interval: failover.sync_interval.unwrap_or(SYNC_INTERVAL),
-        bytes_max: failover.disk_bytes_max,
-        free_space_floor: failover.free_space_floor,
-        partitions,
-        topics,
-    };
-    Ok(Durable::open(disk, context).map_err(|error| error.at("failover.dir", 0, 0))?)
 }
 
 /// How long the close of a hub that was only freed may take.

@@ -69,7 +69,7 @@ impl Durable {
         let directory = config.dir.display().to_string();
         let (journal, sink) = (Journal::new(), Arc::clone(&cx.sink));
         let rules =
-            Rules { sync: config.sync, sync_interval: config.sync_interval, free_space_floor: config.free_space_floor };
+            Rules { sync: config.sync, sync_every: config.sync_every, free_space_floor: config.free_space_floor };
         let memory = EmbeddedConfig {
             memory_bytes_max: usize::try_from(config.bytes_max).unwrap_or(usize::MAX),
             partitions: config.partitions,

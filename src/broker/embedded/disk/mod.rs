@@ -61,7 +61,7 @@ pub struct DiskConfig {
     /// When a message is safe from a crash of the machine.
     pub sync: SyncMode,
     /// Longest time between two syncs, for `interval`.
-    pub sync_interval: Duration,
+    pub sync_every: Duration,
     /// Bytes of all messages held, at most.
     pub bytes_max: u64,
     /// Bytes that are left free on the disk.
@@ -78,7 +78,7 @@ impl DiskConfig {
         Self {
             dir: dir.into(),
             sync: SyncMode::Each,
-            sync_interval: SYNC_INTERVAL,
+            sync_every: SYNC_INTERVAL,
             bytes_max: 1 << 30,
             free_space_floor: 256 << 20,
             partitions: 4,

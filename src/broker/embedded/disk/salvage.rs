@@ -6,10 +6,12 @@
 //! the same in every file, and counters.
 
 use std::fs;
+use std::io::{Seek, Write};
 use std::path::Path;
 
 use rusqlite::{Connection, Row as Answer};
 
+use super::directory::{own_file, remove};
 use super::row::{spot_crc, Mark, Row, Spot, TopicRow};
 use super::sqlite::{is_damage, raw, row_of, COLUMNS, SCHEMA};
 use super::store::{Damage, Found, Recovery};
@@ -35,11 +37,10 @@ fn keep_as_it_is(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Reads a copy of the file whose first page is that of an empty one.
 fn with_first_page(path: &Path, to: &mut dyn Recovery) -> Damage {
-    let copy = path.with_extension("repair");
-    let read = repaired(path, &copy).map(|connection| read_from(&connection, to));
-    // Closed by now. A copy that cannot be removed takes space, and nothing else.
-    let _ = fs::remove_file(&copy);
-    let _ = fs::remove_file(copy.with_extension("repair-wal"));
+    let (copy, empty) = (path.with_extension("repair"), path.with_extension("empty"));
+    let read = repaired(path, &copy, &empty).map(|connection| read_from(&connection, to));
+    // Closed by now. Copies that cannot be removed take space, and nothing else.
+    let _ = remove(&copy).and_then(|()| remove(&empty));
     let damage = read.unwrap_or_else(|_| {
         to.begin(&Found::default());
         Damage::default()
@@ -47,25 +48,27 @@ fn with_first_page(path: &Path, to: &mut dyn Recovery) -> Damage {
     Damage { unreadable: true, ..damage }
 }
 
-fn repaired(path: &Path, copy: &Path) -> Result<Connection, Box<dyn std::error::Error>> {
-    let bytes = fs::read(path)?;
-    let pages = bytes.len() / PAGE_BYTES;
+fn repaired(path: &Path, copy: &Path, empty: &Path) -> Result<Connection, Box<dyn std::error::Error>> {
+    let pages = fs::metadata(path)?.len() / PAGE_BYTES as u64;
     if pages < 2 {
         return Err("there is not one page beside the first".into());
     }
-    let _ = fs::remove_file(copy);
+    remove(copy)?;
+    remove(empty)?;
     // Made as every file of ours is, so that the tables begin at the same pages.
-    let empty = raw(copy)?;
-    empty.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
-    drop(empty);
-    let mut first = fs::read(copy)?;
+    own_file(empty)?;
+    raw(empty)?.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
+    let mut first = fs::read(empty)?;
     first.truncate(PAGE_BYTES);
     // The size of the file counts where these two counters differ.
     if let Some(counter) = first.get_mut(92..96) {
         counter.fill(0xff);
     }
-    first.extend_from_slice(bytes.get(PAGE_BYTES..pages * PAGE_BYTES).unwrap_or_default());
-    fs::write(copy, first)?;
+    let mut file = own_file(copy)?;
+    std::io::copy(&mut fs::File::open(path)?, &mut file)?;
+    file.set_len(pages * PAGE_BYTES as u64)?;
+    file.rewind()?;
+    file.write_all(&first)?;
     let connection = raw(copy)?;
     keep_as_it_is(&connection)?;
     connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;

@@ -54,16 +54,15 @@ pub(super) struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file of `directory`. One that is no file of ours, or is damaged, is set aside.
+    /// Opens the file of `directory`. One that is no file of ours, or is damaged, is left to
+    /// [`Store::recover`].
     pub fn open(directory: Directory, sync: SyncMode) -> Result<Self, Failure> {
         let mut damage = Damage::default();
         let connection = match open_whole(&directory.file(), sync) {
             Ok(connection) => connection,
             Err(Opening::Damaged) => {
                 damage.unreadable = true;
-                let aside = directory.set_aside().map_err(|error| Failure::Broken(error.to_string()))?;
-                damage.set_aside = Some(aside.display().to_string());
-                connect(&directory.file(), sync)?
+                nowhere()?
             }
             Err(Opening::Failed(failure)) => return Err(failure),
         };
@@ -100,27 +99,32 @@ impl Sqlite {
         }
     }
 
-    /// Takes the file out of use, and writes what can be read of it into a new one. `to`: who has
-    /// not had it yet.
+    /// Writes what can be read of the file into a new one, which takes its place once it is whole.
+    /// `to`: who has not had it yet.
     fn rewrite(&mut self, to: Option<&mut dyn Recovery>) -> Result<Damage, Failure> {
-        let aside = match self.damage.set_aside.take() {
-            Some(aside) => aside,
-            None => {
-                let unused = Connection::open_in_memory().map_err(failed)?;
-                drop(std::mem::replace(&mut self.connection, unused));
-                let aside = self.directory.set_aside().map_err(|error| Failure::Broken(error.to_string()))?;
-                self.connection = connect(&self.directory.file(), self.sync)?;
-                aside.display().to_string()
-            }
-        };
+        let broken = |error: std::io::Error| Failure::Broken(error.to_string());
+        self.connection = nowhere()?;
+        let new = self.directory.begin_rewritten().map_err(broken)?;
+        self.connection = connect(&new, self.sync)?;
+        let file = self.directory.file();
         let mut rewrite = Rewrite { store: self, to, rows: Vec::new(), done: Ok(()) };
-        let damage = salvage::read(Path::new(&aside), &mut rewrite);
+        let damage = salvage::read(&file, &mut rewrite);
         let Rewrite { rows, done, .. } = rewrite;
         done?;
         self.append(&rows)?;
         self.sync()?;
-        Ok(Damage { set_aside: Some(aside), ..damage })
+        // Closed, and so without a log of its own.
+        self.connection = nowhere()?;
+        let aside = self.directory.replace().map_err(broken)?;
+        self.connection = raw(&file).map_err(failed)?;
+        prepare(&self.connection, self.sync).map_err(failed)?;
+        Ok(Damage { set_aside: Some(aside.display().to_string()), ..damage })
     }
+}
+
+/// A connection in place of one that is closed.
+fn nowhere() -> Result<Connection, Failure> {
+    Connection::open_in_memory().map_err(failed)
 }
 
 /// Writes what is read, and hands it on.

@@ -34,7 +34,7 @@ pub(super) struct Seen {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
     pub sync: SyncMode,
-    pub sync_interval: Duration,
+    pub sync_every: Duration,
     pub free_space_floor: u64,
 }
 
@@ -150,6 +150,11 @@ impl Writer {
             self.failed(failed);
             if !runs.is_empty() {
                 let error = self.error_of(failed);
+                if !failed.is_sure {
+                    // Should they be there after all: nobody will get them from this process, and
+                    // what comes next has their places.
+                    group.removed.extend(runs.iter().flat_map(|run| &run.rows).map(|row| row.head.seq));
+                }
                 self.end_runs(runs, &error, failed.is_sure);
                 runs = Vec::new();
                 // What is said twice does no harm: without the messages there may be space for it.
@@ -211,8 +216,13 @@ impl Writer {
             Failed { failure, is_sure }
         })?;
         self.spots.extend(spots);
+        for change in &gone {
+            if let TopicChange::Gone(id) = change {
+                self.spots.retain(|spot, _| spot.topic != *id);
+            }
+        }
         if self.rules.sync == SyncMode::Interval {
-            self.flush.get_or_insert_with(|| Deadline::after(Some(self.rules.sync_interval)));
+            self.flush.get_or_insert_with(|| Deadline::after(Some(self.rules.sync_every)));
         }
         Ok(())
     }

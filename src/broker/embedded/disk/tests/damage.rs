@@ -142,6 +142,43 @@ fn a_damaged_log_gives_no_wrong_message() {
     survivors(&copy);
 }
 
+/// A crash while a damaged file is being replaced, at each step of it.
+#[test]
+fn a_replacement_that_was_interrupted_is_ended() {
+    let whole = filled();
+    let rewritten = std::fs::read(file(&whole)).unwrap();
+    // The new file is not finished: the damaged one is read again.
+    let dir = filled();
+    let mut bytes = rewritten.clone();
+    bytes[..4096].fill(1);
+    std::fs::write(file(&dir), bytes).unwrap();
+    std::fs::write(dir.0.join("helixmq.db.rewritten"), b"half").unwrap();
+    let (tasks, events, warnings) = survivors(&dir);
+    assert_eq!((tasks, events, warnings.len()), (TASKS, TASKS, 1));
+    // The damaged one is set aside already, and its log is not.
+    let dir = filled();
+    std::fs::rename(file(&dir), dir.0.join("helixmq.db.damaged-1")).unwrap();
+    std::fs::write(dir.0.join("helixmq.db-wal"), b"of the damaged one").unwrap();
+    std::fs::write(dir.0.join("helixmq.db.rewritten"), rewritten).unwrap();
+    let (tasks, events, warnings) = survivors(&dir);
+    assert_eq!((tasks, events, warnings.len()), (TASKS, TASKS, 0));
+}
+
+/// There is no space for the new file: the damaged one stays in its place, for the next try.
+#[test]
+fn a_replacement_that_fails_leaves_the_damaged_file() {
+    let dir = filled();
+    let mut bytes = std::fs::read(file(&dir)).unwrap();
+    bytes[..4096].fill(1);
+    std::fs::write(file(&dir), &bytes).unwrap();
+    // A directory in its place is one way for the new file to fail.
+    std::fs::create_dir_all(dir.0.join("helixmq.db.rewritten/x")).unwrap();
+    assert!(House::try_open(config(&dir.0), None).is_err());
+    assert_eq!(std::fs::read(file(&dir)).unwrap(), bytes);
+    std::fs::remove_dir_all(dir.0.join("helixmq.db.rewritten")).unwrap();
+    assert_eq!(survivors(&dir).0, TASKS);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 

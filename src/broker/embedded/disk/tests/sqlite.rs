@@ -214,14 +214,14 @@ fn the_files_are_their_owners_alone() {
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     names.sort();
-    assert_eq!(names, ["helixmq.db", "helixmq.db-wal", "lock"]);
+    assert_eq!(names, ["helixmq.db", "helixmq.db-wal", "helixmq.lock"]);
 }
 
 #[test]
 fn other_syncs_do_not_call_it_disk() {
     for sync in [SyncMode::Interval, SyncMode::None] {
         let dir = TestDir::new();
-        let soon = DiskConfig { sync, sync_interval: Duration::from_millis(1), ..config(&dir.0) };
+        let soon = DiskConfig { sync, sync_every: Duration::from_millis(1), ..config(&dir.0) };
         let house = House::try_open(soon.clone(), None).unwrap();
         for number in 0..20 {
             let text = number.to_string();
