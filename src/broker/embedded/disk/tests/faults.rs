@@ -128,6 +128,26 @@ fn a_failed_sync_is_unknown_and_not_tried_again() {
     assert_eq!(acked(&*house.worker()), ["one", "three"]);
 }
 
+/// Kept though its sync had failed, it would have the place that the next one gets.
+#[test]
+fn an_event_of_unknown_outcome_takes_no_place() {
+    let medium = medium();
+    let house = House::fake(&medium);
+    house.event("one");
+    house.settle_down().unwrap();
+    let calls = medium.lock().calls;
+    medium.lock().faults.insert(calls + 2, Fault::KeptUnseen);
+    let one = Record { key: Some(b"one"), ..Record::new(b"unknown") };
+    let outcome = house.publish("e", TopicKind::Event, &one);
+    assert_eq!(fate(outcome), (Kind::Storage, Some(Fate::Unknown)));
+    house.event("one");
+    house.close();
+    let house = House::fake(&medium);
+    let out = fetch(&*house.member("g"));
+    assert_eq!(texts(&out), ["one", "one"]);
+    assert_eq!(out.iter().map(|one| one.offset).collect::<Vec<_>>(), [0, 1]);
+}
+
 #[test]
 fn nothing_is_delivered_before_it_is_kept() {
     let medium = medium();
