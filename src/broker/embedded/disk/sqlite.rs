@@ -20,6 +20,8 @@ use crate::config::SyncMode;
 const APPLICATION: i64 = 0x686d_7164;
 /// Which form of it.
 const VERSION: i64 = 1;
+/// There will not be as many.
+const VERSION_PLAUSIBLE: i64 = 16;
 /// Pages of the write-ahead log before it is brought into the file: 16 MiB. More of them are fewer
 /// syncs of the file; fewer are less to read at the next start.
 const LOG_PAGES: u32 = 4_000;
@@ -183,7 +185,8 @@ fn open_whole(file: &Path, sync: SyncMode) -> Result<Connection, Opening> {
     prepare(&connection, sync).map_err(told)?;
     let number = |name: &str| connection.pragma_query_value(None, name, |answer| answer.get::<_, i64>(0));
     let (application, version) = (number("application_id").map_err(told)?, number("user_version").map_err(told)?);
-    if application == APPLICATION && version != VERSION {
+    // Of a number that no version will have, a flipped bit is the likelier story.
+    if application == APPLICATION && version > VERSION && version < VERSION_PLAUSIBLE {
         let text = format!("{} has version {version}; this library reads {VERSION}", file.display());
         return Err(Opening::Failed(Failure::Broken(text)));
     }
@@ -194,7 +197,7 @@ fn open_whole(file: &Path, sync: SyncMode) -> Result<Connection, Opening> {
         return Ok(connection);
     }
     let check: String = connection.pragma_query_value(None, "quick_check", |answer| answer.get(0)).map_err(told)?;
-    match application == APPLICATION && check == "ok" {
+    match application == APPLICATION && version == VERSION && check == "ok" {
         true => Ok(connection),
         false => Err(Opening::Damaged),
     }
@@ -241,7 +244,9 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::Error as E;
     match error {
         E::SqliteFailure(..) => {
-            matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+            // `Unknown` is what a header gets that no version of SQLite has written.
+            let code = error.sqlite_error_code();
+            matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown))
         }
         // A value of another type than was written, a table that is not there.
         E::SqlInputError { .. }

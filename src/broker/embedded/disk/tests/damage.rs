@@ -93,6 +93,34 @@ fn a_first_page_that_is_lost_costs_nothing() {
     assert_eq!((tasks, events, warnings.len()), (TASKS, TASKS, 1));
 }
 
+/// Each byte of the header of a file: what SQLite makes of it differs from byte to byte.
+#[test]
+fn any_byte_of_the_header_may_be_wrong() {
+    let dir = filled();
+    let bytes = std::fs::read(file(&dir)).unwrap();
+    for at in 0..100 {
+        let mut wrong = bytes.clone();
+        wrong[at] ^= 0x55;
+        std::fs::write(file(&dir), wrong).unwrap();
+        let house = House::at(&dir.0);
+        let (tasks, events) = (fetch(&*house.worker()).len(), fetch(&*house.member("g")).len());
+        assert_eq!((tasks, events), (TASKS, TASKS), "byte {at}");
+        house.close();
+    }
+}
+
+/// A file of a later version is left alone.
+#[test]
+fn a_later_version_is_refused() {
+    let dir = filled();
+    let mut bytes = std::fs::read(file(&dir)).unwrap();
+    bytes[63] += 1;
+    std::fs::write(file(&dir), &bytes).unwrap();
+    let error = House::try_open(config(&dir.0), None).map(drop).unwrap_err();
+    assert!(error.message().contains("version 2"), "{error}");
+    assert_eq!(std::fs::read(file(&dir)).unwrap(), bytes);
+}
+
 #[test]
 fn a_truncated_file_gives_what_is_left() {
     let dir = filled();
