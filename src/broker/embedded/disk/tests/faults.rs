@@ -211,7 +211,8 @@ fn a_topic_that_could_not_be_written_is_written_with_the_next() {
     let medium = medium();
     let house = House::fake(&medium);
     medium.lock().faults.insert(1, Fault::Broken);
-    assert!(house.settle_down().is_err());
+    // Its failure may be told to this one, or to nobody.
+    let _ = house.settle_down();
     house.task("one");
     house.close();
     let house = House::fake(&medium);
