@@ -256,3 +256,24 @@ fn a_damaged_file_is_told_in_health_and_the_hub_opens() {
     let _sub = subscribe(&hub, json!({"topic": "tasks.a"}), &inbox);
     assert_eq!(drain(&inbox), ["two"]);
 }
+
+/// Told by the thread that writes, it would wait for itself.
+#[test]
+fn a_publish_from_on_ready_reaches_the_disk() {
+    let dir = TestDir::new();
+    let hub = open(&dir.0);
+    let inbox = inbox(&hub);
+    let (told, answers) = mpsc::channel();
+    let from_ready = hub.clone();
+    let told = std::sync::Mutex::new(told);
+    let ready = move || {
+        let answer = from_ready.publish("tasks.b", None, &Record::new(b"again"), None, Some(Duration::from_secs(5)));
+        // Of those that come later nobody hears any more.
+        let _ = told.lock().unwrap().send(answer.map(|receipt| receipt.level));
+    };
+    inbox.on_ready(Box::new(ready)).unwrap();
+    let _sub = subscribe(&hub, json!({"topic": "tasks.a"}), &inbox);
+    publish(&hub, "tasks.a", "one");
+    assert_eq!(answers.recv_timeout(WAIT.unwrap()).unwrap().unwrap(), Level::Disk);
+    hub.close(WAIT).unwrap();
+}

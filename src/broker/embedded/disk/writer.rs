@@ -111,6 +111,8 @@ impl Writer {
 
     /// Runs until the journal is closed.
     pub fn run(mut self) {
+        // A function of the program that publishes from here would wait for this very thread.
+        crate::runtime::serve_others();
         loop {
             let heard = self.journal.bell().heard();
             let (group, is_closing) = self.journal.take();
