@@ -37,6 +37,7 @@ pub use backends::{
     AuthMechanism, Declare, EmbeddedConfig, KafkaConfig, QueueType, RabbitmqConfig, SaslMechanism, SecurityProtocol,
     TlsConfig, TlsPolicy,
 };
+pub(crate) use failover::SYNC_INTERVAL;
 pub use failover::{FailoverConfig, Overflow, SyncMode};
 pub use message::MessageDocument;
 pub use names::{check_name, check_pattern, is_pattern};

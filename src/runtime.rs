@@ -44,7 +44,12 @@ thread_local! {
     static IS_IO: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Whether this thread serves sockets, so that no function of the program may run on it.
+/// Others wait for the present thread, as for one that serves sockets: see [`is_io_thread`].
+pub fn serve_others() {
+    IS_IO.set(true);
+}
+
+/// Whether this thread serves sockets or the disk, so that no function of the program may run on it.
 pub fn is_io_thread() -> bool {
     IS_IO.try_with(std::cell::Cell::get).unwrap_or_default()
 }

@@ -340,6 +340,8 @@ fn b25_contradictions() {
     let both = [
         (json!({"failover": {"sync": "each"}}), "failover.sync", "failover.dir"),
         (json!({"failover": {"sync": "none"}}), "failover.sync", "failover.dir"),
+        (json!({"failover": {"sync_interval_ms": 5}}), "failover.sync_interval_ms", "failover.dir"),
+        (json!({"failover": {"dir": "/x", "sync_interval_ms": 5}}), "failover.sync_interval_ms", "failover.sync"),
         (
             json!({"fallback_to_inmemory": false, "rabbitmq": {"host": "a"},
                    "routes": [{"pattern": "a", "on_outage": "local"}]}),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::{
     Admin, BackendKind, Batch, Broker, Capabilities, CloseReport, Declared, Delivery, Destination, Epoch, Flow,
-    Ordered, Sink, Source, Start, Stop, SubscribeSpec, Support, Taken, TopicSpec, Verdict, Wake,
+    Ordered, Receipts, Sink, Source, Start, Stop, Storage, SubscribeSpec, Support, Taken, TopicSpec, Verdict, Wake,
 };
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
@@ -67,6 +67,14 @@ impl Broker for Checked {
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    fn receipts(&self) -> Receipts {
+        self.inner.receipts()
+    }
+
+    fn storage(&self) -> Option<Storage> {
+        self.inner.storage()
     }
 
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()> {

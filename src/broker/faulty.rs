@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use super::{
     Admin, BackendEvent, BackendKind, BackendSink, Batch, Broker, Capabilities, CloseReport, Context, Declared,
-    Delivery, Destination, Epoch, Flow, Outcome, Sink, Source, Start, SubscribeSpec, Taken, Ticket, TopicSpec, Verdict,
-    Wake,
+    Delivery, Destination, Epoch, Flow, Outcome, Receipts, Sink, Source, Start, Storage, SubscribeSpec, Taken, Ticket,
+    TopicSpec, Verdict, Wake,
 };
 use crate::clock::{Alarm, AlarmId, Clock, Moment};
 use crate::error::{Error, Fate, Kind, Result};
@@ -292,6 +292,14 @@ impl Broker for Faulty {
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    fn receipts(&self) -> Receipts {
+        self.inner.receipts()
+    }
+
+    fn storage(&self) -> Option<Storage> {
+        self.inner.storage()
     }
 
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()> {

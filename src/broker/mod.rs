@@ -482,6 +482,36 @@ pub struct Context {
     pub sink: Arc<dyn BackendSink>,
 }
 
+/// What the receipts of a backend say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipts {
+    /// The level that a publish reaches.
+    pub level: Level,
+    /// [`Taken::level`] tells it at once; else it comes by ticket.
+    pub at_once: bool,
+}
+
+/// Where a backend inside the process keeps its messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Storage {
+    /// `memory` or `disk`.
+    pub storage: &'static str,
+    /// Bytes of all messages held.
+    pub bytes: u64,
+    /// And at most.
+    pub bytes_max: u64,
+    /// Disk: the directory.
+    pub directory: Option<String>,
+    /// Disk: bytes of the files in it.
+    pub file_bytes: Option<u64>,
+    /// Disk: bytes that are free.
+    pub disk_free_bytes: Option<u64>,
+    /// Disk: why no message is taken now.
+    pub full: Option<String>,
+    /// Disk: what was found damaged when it was opened.
+    pub damage: Option<String>,
+}
+
 /// A backend. Object-safe; held as `Arc<dyn Broker>`.
 pub trait Broker: Send + Sync + fmt::Debug + 'static {
     /// Which kind it is.
@@ -489,6 +519,16 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
 
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
+
+    /// What its receipts say.
+    fn receipts(&self) -> Receipts {
+        Receipts { level: Level::Broker, at_once: false }
+    }
+
+    /// Where it keeps messages, if that is in this process.
+    fn storage(&self) -> Option<Storage> {
+        None
+    }
 
     /// One attempt to connect. Restores nothing; a later loss is an event.
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()>;

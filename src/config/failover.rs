@@ -11,6 +11,9 @@ use super::{DAY_MS, DECADE_MS};
 const MIB: u64 = 1024 * 1024;
 const PIB: u64 = 1024 * 1024 * 1024 * MIB;
 
+/// Longest time between two syncs, unless set.
+pub(crate) const SYNC_INTERVAL: Duration = Duration::from_millis(100);
+
 words! {
     /// When a message on disk is safe from a crash of the machine.
     SyncMode {
@@ -38,14 +41,14 @@ words! {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct FailoverConfig {
-    /// Directory of the spool; none: in memory.
+    /// Data directory of the embedded broker, which is the spool; none: it is in memory.
     pub dir: Option<PathBuf>,
     /// When a message on disk is safe; `each` unless set.
     #[serde(with = "Maybe::<Word<SyncMode>>")]
     pub sync: Option<SyncMode>,
-    /// Longest time between two syncs, for `interval`.
-    #[serde(rename = "sync_interval_ms", with = "As::<Ms<1, 60_000>>")]
-    pub sync_interval: Duration,
+    /// Longest time between two syncs, for `interval`; 100 ms unless set.
+    #[serde(rename = "sync_interval_ms", with = "Maybe::<Ms<1, 60_000>>")]
+    pub sync_every: Option<Duration>,
     /// How long a call waits for a server that may be away.
     #[serde(rename = "suspect_wait_ms", with = "As::<Ms<0, 60_000>>")]
     pub suspect_wait: Duration,
@@ -70,7 +73,7 @@ pub struct FailoverConfig {
     /// How long a server that is back has to stay.
     #[serde(rename = "stable_for_ms", with = "As::<Ms<0, 600_000>>")]
     pub stable_for: Duration,
-    /// Disk that the spool may take.
+    /// Disk that the messages may take, where there is a directory; they are in memory as well.
     #[serde(with = "As::<Num<u64, MIB, PIB>>")]
     pub disk_bytes_max: u64,
     /// Memory that the spool may take, where it has no directory.
@@ -104,7 +107,7 @@ impl Default for FailoverConfig {
         Self {
             dir: None,
             sync: None,
-            sync_interval: Duration::from_millis(100),
+            sync_every: None,
             suspect_wait: Duration::from_millis(250),
             down_after: Duration::from_secs(3),
             down_after_attempts: 3,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::backends::{split_address, AuthMechanism, KafkaConfig, RabbitmqConfig, SaslMechanism, TlsConfig};
 use super::env::NAMED;
-use super::failover::SyncMode;
+use super::failover::{SyncMode, SYNC_INTERVAL};
 use super::routes::{OnOutage, RouteConfig, Wire};
 use super::{check_pattern, ClockChoice, Config, Connect, Secret};
 use crate::broker::BackendKind;
@@ -59,7 +59,8 @@ pub(super) fn finish(mut config: Config, labels: &Labels, get: &dyn Fn(&str) -> 
     check_tls_policy(&config, labels)?;
     check_lists(&mut config, labels)?;
     if config.failover.dir.is_some() && !config.fallback {
-        context.warnings.push("failover.dir is set, but fallback_to_inmemory is false: nothing is spooled".into());
+        let text = "failover.dir is set, but fallback_to_inmemory is false: it keeps only what is routed to `embedded`";
+        context.warnings.push(text.into());
     }
     config.warnings = context.warnings;
     Ok(config)
@@ -67,9 +68,6 @@ pub(super) fn finish(mut config: Config, labels: &Labels, get: &dyn Fn(&str) -> 
 
 /// Names the first part that this build does not have.
 pub(super) fn unsupported(config: &Config) -> Option<Error> {
-    let missing = |path: &str, what: &str| {
-        Some(Error::new(Kind::Unsupported, format!("config: `{path}`: this build has no {what} yet")).at(path, 0, 0))
-    };
     if config.rabbitmq.is_some() && !cfg!(feature = "rabbitmq") {
         let text =
             "config: `rabbitmq`: this library was built without the feature `rabbitmq` (`make lib` builds it in)";
@@ -78,9 +76,6 @@ pub(super) fn unsupported(config: &Config) -> Option<Error> {
     if config.kafka.is_some() && !cfg!(feature = "kafka") {
         let text = "config: `kafka`: this library was built without the feature `kafka` (`make lib` builds it in)";
         return Some(Error::new(Kind::Unsupported, text).at("kafka", 0, 0));
-    }
-    if config.failover.dir.is_some() {
-        return missing("failover.dir", "storage on disk");
     }
     let plain = config.routes.iter().position(|route| route.wire == Wire::Plain);
     let path = format!("routes[{}].wire", plain.filter(|_| config.kafka.is_none())?);
@@ -308,7 +303,8 @@ fn check_general(config: &Config, labels: &Labels) -> Result<()> {
     if config.retry.delay_max < config.retry.delay {
         return Err(labels.conflict(["retry.delay_max_ms", "retry.delay_ms"], "{0} is less than {1}"));
     }
-    if config.message_bytes_max > config.embedded.memory_bytes_max {
+    // With a data directory another size counts; see `check_failover`.
+    if config.failover.dir.is_none() && config.message_bytes_max > config.embedded.memory_bytes_max {
         let paths = ["message_bytes_max", "embedded.memory_bytes_max"];
         return Err(labels.conflict(paths, "a message of {0} does not fit into {1}"));
     }
@@ -323,6 +319,18 @@ fn check_failover(config: &mut Config, labels: &Labels) -> Result<()> {
             return Err(labels.conflict(["failover.sync", "failover.dir"], text));
         }
         (Some(_), None) => failover.sync = Some(SyncMode::Each),
+        _ => {}
+    }
+    match (failover.sync_every, failover.sync) {
+        (Some(_), None) => {
+            let text = "{0} is set, but {1} is not: there is no disk to sync";
+            return Err(labels.conflict(["failover.sync_interval_ms", "failover.dir"], text));
+        }
+        (Some(_), Some(SyncMode::Each | SyncMode::None)) => {
+            let text = "{0} is set, but {1} is not \"interval\"";
+            return Err(labels.conflict(["failover.sync_interval_ms", "failover.sync"], text));
+        }
+        (None, Some(SyncMode::Interval)) => failover.sync_every = Some(SYNC_INTERVAL),
         _ => {}
     }
     if failover.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {

@@ -182,7 +182,6 @@ fn parts_that_are_not_built_are_named() {
         (r#"{"rabbitmq":{"host":"a"}}"#, "rabbitmq"),
         #[cfg(not(feature = "kafka"))]
         (r#"{"kafka":{"brokers":["a:1"]}}"#, "kafka"),
-        (r#"{"failover":{"dir":"/tmp/x"}}"#, "failover.dir"),
         (r#"{"routes":[{"pattern":"a"},{"pattern":"b","wire":"plain"}]}"#, "routes[1].wire"),
     ];
     for (json, path) in cases {

@@ -11,10 +11,12 @@ use super::failover::backend::{Command, Input, State};
 use super::{new_id_prefix, Shared, Timeout};
 use crate::broker::checked::{Checked, Enforced};
 use crate::broker::custom::{Custom, CustomOps, CustomSink};
+use crate::broker::embedded::disk::{DiskConfig, Durable};
 use crate::broker::embedded::{Embedded, EmbeddedConfig};
-use crate::broker::{BackendEvent, BackendKind, BackendSink, Broker, Context, Epoch, Outcome, Ticket};
+use crate::broker::{BackendEvent, BackendKind, BackendSink, Broker, Context, Epoch, Outcome, Receipts, Ticket};
 use crate::clock::{Clock, Moment};
 use crate::config::options::BrokerOptions;
+use crate::config::{Config, SyncMode, SYNC_INTERVAL};
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::runtime::Pending;
@@ -101,6 +103,8 @@ pub struct Backend {
     pub broker: Arc<dyn Broker>,
     /// Prefix of the message ids it makes.
     pub id_prefix: u64,
+    /// What its receipts say.
+    pub receipts: Receipts,
     /// The gate that publishers read: a [`BackendState`].
     gate: AtomicU32,
     detail: Mutex<Detail>,
@@ -178,11 +182,12 @@ impl Backend {
             told: false,
             last_error: None,
         };
-        let broker_kind = broker.kind();
+        let (broker_kind, receipts) = (broker.kind(), broker.receipts());
         Arc::new(Self {
             kind: broker_kind,
             broker: Checked::over(broker, Enforced::Records { payload_bytes_max }),
             id_prefix,
+            receipts,
             gate: AtomicU32::new(BackendState::Init as u32),
             detail: Mutex::new(detail),
             driver,
@@ -361,8 +366,31 @@ impl Backend {
             "last_error": driver.last_error().as_ref().map(Error::to_json),
             "spool": {"records": kept, "bytes": bytes, "paused": view.paused, "rate": view.rate},
             "capabilities": self.broker.capabilities(),
+            "level": self.receipts.level.name(), "storage": self.broker.storage(),
         })
     }
+}
+
+/// The embedded broker: on disk where there is a directory for it.
+pub(super) fn open_embedded(config: &Config, context: Context) -> Result<Arc<dyn Broker>> {
+    let topics = config.topics.iter().map(|topic| (topic.pattern.clone(), topic.spec())).collect();
+    let partitions = config.embedded.partitions;
+    // A hub that is switched off leaves the directory to others.
+    let Some(dir) = config.failover.dir.as_ref().filter(|_| config.enabled) else {
+        let memory_bytes_max = config.embedded.memory_bytes_max;
+        return Ok(Embedded::open(EmbeddedConfig { memory_bytes_max, partitions, topics }, context)?);
+    };
+    let failover = &config.failover;
+    let disk = DiskConfig {
+        dir: dir.clone(),
+        sync: failover.sync.unwrap_or(SyncMode::Each),
+        sync_every: failover.sync_every.unwrap_or(SYNC_INTERVAL),
+        bytes_max: failover.disk_bytes_max,
+        free_space_floor: failover.free_space_floor,
+        partitions,
+        topics,
+    };
+    Ok(Durable::open(disk, context).map_err(|error| error.at("failover.dir", 0, 0))?)
 }
 
 /// A broker opened alone, to be given to a hub.

@@ -8,7 +8,6 @@ use super::inbox::{Event, Inbox};
 use super::inflight::{Answers, Done};
 use super::publish::{full, Prepared, Publisher, ReceiptId};
 use super::Timeout;
-use crate::broker::BackendKind;
 use crate::error::{Error, Fate, Kind};
 use crate::message::Record;
 use crate::sync::Deadline;
@@ -32,7 +31,7 @@ impl Publisher {
         }
         let ops = ops.unwrap_or_default();
         let tags = tags.iter().copied().chain(std::iter::repeat(0));
-        if own.outlet.backend.kind == BackendKind::Embedded {
+        if own.outlet.backend.receipts.at_once {
             return own.tell_at_once(records, tags, inbox, ops);
         }
         own.tell_later(records, tags, inbox, ops)
@@ -40,7 +39,7 @@ impl Publisher {
 }
 
 impl Prepared {
-    /// An embedded broker has an outcome for each by the time it has taken it.
+    /// A broker in memory has an outcome for each by the time it has taken it.
     fn tell_at_once(
         &self,
         records: &[Record<'_>],
@@ -69,7 +68,7 @@ impl Prepared {
         (records.len(), None)
     }
 
-    /// To a server: all that there is room for, at once.
+    /// To a broker that answers later: all that there is room for, at once.
     fn tell_later(
         &self,
         records: &[Record<'_>],
@@ -119,15 +118,15 @@ fn no_room() -> Error {
     full("the inbox has no room for the result")
 }
 
-/// A batch on its way. An embedded broker takes its records one after another, up to the first that
-/// it does not take. A server has many on their way at once: the hand-over stops when one is not
+/// A batch on its way. An embedded broker in memory takes its records one after another, up to the first
+/// that it does not take. A server, or the disk, has many on their way at once: the hand-over stops when one is not
 /// taken, or is known to have failed or to be unknown; of those that follow it some may be taken.
 pub struct Sending<'a> {
     own: &'a Prepared,
     deadline: Deadline,
     /// So many were handed over.
     handed: usize,
-    /// Of a server.
+    /// Of a broker that answers later.
     answers: Option<Arc<Answers>>,
 }
 
@@ -139,7 +138,7 @@ impl<'a> Sending<'a> {
     /// Hands records over; answers how many, and why it stopped.
     pub fn send(&mut self, records: &[Record<'_>]) -> (usize, Option<Error>) {
         let own = self.own;
-        let (count, stopped) = if own.outlet.backend.kind == BackendKind::Embedded {
+        let (count, stopped) = if own.outlet.backend.receipts.at_once {
             own.hub.publish_many(&own.outlet, records, own.require, self.deadline.left())
         } else {
             self.start(records)

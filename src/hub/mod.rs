@@ -23,7 +23,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::broker::embedded::{Embedded, EmbeddedConfig};
 use crate::broker::{BackendKind, Context, Sink, Source, SubscribeSpec, Support, Wakers};
 use crate::clock::Clock;
 use crate::config::options::InboxOptions;
@@ -319,14 +318,7 @@ impl Shared {
         let relay = Arc::new(Relay::default());
         let (id, id_prefix) = (next_hub_id(), new_id_prefix());
         let context = Context { clock, limits: Limits::production(), id_prefix, hub: id, sink: relay.clone() };
-        let embedded = Embedded::open(
-            EmbeddedConfig {
-                memory_bytes_max: config.embedded.memory_bytes_max,
-                partitions: config.embedded.partitions,
-                topics: config.topics.iter().map(|topic| (topic.pattern.clone(), topic.spec())).collect(),
-            },
-            context.clone(),
-        )?;
+        let embedded = backends::open_embedded(&config, context.clone())?;
         let fallback = Backend::new(embedded, context.id_prefix, config.message_bytes_max);
         let shared = Arc::new(Self {
             id,

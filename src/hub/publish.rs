@@ -2,7 +2,7 @@
 //!
 //! The path of one message: the outlet of its topic (found once, then kept by a [`Publisher`], else
 //! looked up by name), the gate of its backend (one atomic word), the hand-over. An embedded broker
-//! has answered by then; a server answers later, by ticket, through [`Inflight`].
+//! in memory has answered by then; one on disk, and a server, answer later, by ticket, through [`Inflight`].
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -219,7 +219,7 @@ impl Shared {
         timeout: Timeout,
     ) -> Result<Receipt> {
         self.check_publish(outlet, record, require)?;
-        if outlet.backend.kind != BackendKind::Embedded {
+        if !outlet.backend.receipts.at_once {
             return self.send_and_wait(outlet, record, require, timeout);
         }
         let handed = self.hand_over(outlet, std::slice::from_ref(record), Ticket(0), require, timeout);
@@ -233,7 +233,7 @@ impl Shared {
         }
     }
 
-    /// To an embedded broker, which answers at once.
+    /// To an embedded broker in memory, which answers at once.
     pub(super) fn publish_many(
         &self,
         outlet: &Outlet,
@@ -265,14 +265,14 @@ impl Shared {
         tell: impl FnOnce(Result<Receipt>) + Send + 'static,
     ) -> Result<()> {
         self.check_publish(outlet, record, require)?;
-        if outlet.backend.kind == BackendKind::Embedded {
+        if outlet.backend.receipts.at_once {
             tell(Ok(self.publish_one(outlet, record, require, Some(Duration::ZERO))?));
             return Ok(());
         }
         self.start_async(outlet, record, require, op, tell)
     }
 
-    /// Hands a record to a server; `tell` is called with its outcome.
+    /// Hands a record to a broker that answers later; `tell` is called with its outcome.
     fn start_async(
         &self,
         outlet: &Outlet,
@@ -444,10 +444,7 @@ impl Shared {
     }
 
     fn check_level(&self, outlet: &Outlet, level: Level) -> Result<()> {
-        let reached = match outlet.backend.kind {
-            BackendKind::Embedded => Level::Memory,
-            BackendKind::RabbitMq | BackendKind::Kafka | BackendKind::Custom => Level::Broker,
-        };
+        let reached = outlet.backend.receipts.level;
         if level > reached {
             let text = format!(
                 "`{}` is carried by the {} backend, whose receipts reach level {}, not {}",
@@ -497,7 +494,7 @@ impl Shared {
             false => limits::PRIORITY_DEFAULT,
         };
         let record = &Record { priority, ..*record };
-        if outlet.backend.kind == BackendKind::Embedded {
+        if outlet.backend.receipts.at_once {
             let handed = self.hand_over(&outlet, std::slice::from_ref(record), Ticket(0), None, Some(Duration::ZERO));
             return done(handed.stopped.map_or(Ok(()), Err));
         }

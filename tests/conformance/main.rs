@@ -221,8 +221,11 @@ cases! { table }
 mounts! {
     embedded_memory = mounts::embedded::memory;
     embedded_memory_tiny = mounts::embedded::memory_tiny;
+    embedded_disk = mounts::disk::disk;
+    embedded_disk_tiny = mounts::disk::disk_tiny;
     wrapped = mounts::embedded::wrapped;
     hub_memory = mounts::hub::memory;
+    hub_disk = mounts::hub::disk;
     #[cfg(feature = "rabbitmq")]
     rabbitmq_quorum = mounts::rabbitmq::quorum;
     #[cfg(feature = "rabbitmq")]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use smallvec::SmallVec;
 
+use super::disk::Journal;
 use super::memory::Memory;
 use super::timer::Timers;
 use super::Embedded;
@@ -23,6 +24,8 @@ pub(super) struct Core {
     pub timers: Arc<Timers>,
     pub id_prefix: u64,
     pub broker: Weak<Embedded>,
+    /// What leaves memory has to leave the disk as well; `None`: there is no disk.
+    pub journal: Option<Arc<Journal>>,
     limits: Limits,
     ids: AtomicU64,
 }
@@ -36,7 +39,12 @@ pub(super) enum Life {
 }
 
 impl Core {
-    pub fn new(cx: &Context, memory_bytes_max: usize, broker: Weak<Embedded>) -> Arc<Self> {
+    pub fn new(
+        cx: &Context,
+        memory_bytes_max: usize,
+        broker: Weak<Embedded>,
+        journal: Option<Arc<Journal>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             clock: cx.clock.clone(),
             pool: Pool::new(cx.limits.segment_bytes_max, cx.limits.segments_spare),
@@ -44,6 +52,7 @@ impl Core {
             timers: Timers::new(&cx.clock),
             id_prefix: cx.id_prefix,
             broker,
+            journal,
             limits: cx.limits,
             ids: AtomicU64::new(1),
         })
@@ -52,6 +61,11 @@ impl Core {
     /// A number for a topic or a source: names it to the timers, and orders the locks of topics.
     pub fn id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Numbers up to `id` are in use.
+    pub fn skip_ids(&self, id: u64) {
+        self.ids.fetch_max(id + 1, Ordering::Relaxed);
     }
 
     /// Size of the segment that follows one of `before` bytes and takes a record of `record`.
@@ -108,7 +122,12 @@ impl Core {
         let (Some(Kind::Full), Some(first)) = (taken.stopped.as_ref().map(Error::kind), records.first()) else {
             return false;
         };
-        let bytes = crate::message::segment::record_bytes(first) + 8;
+        self.evict_bytes(crate::message::segment::record_bytes(first) + 8)
+    }
+
+    /// Makes room for `bytes`, if the memory is full and there are events that nobody needs any
+    /// more; answers whether there is. No lock is held.
+    pub fn evict_bytes(&self, bytes: usize) -> bool {
         let full = self.memory.missing(bytes) > 0;
         if full {
             if let Some(broker) = self.broker.upgrade() {
@@ -129,7 +148,8 @@ impl Core {
     }
 
     pub fn memory_full(&self) -> Error {
-        failure(Kind::Full, format!("the memory of the embedded broker is full: {} bytes", self.memory.max()))
+        let what = if self.journal.is_some() { "storage" } else { "memory" };
+        failure(Kind::Full, format!("the {what} of the embedded broker is full: {} bytes", self.memory.max()))
     }
 }
 

@@ -251,7 +251,8 @@ impl Source for EventSource {
         let mut ended = Vec::new();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
-        let mut at_once = self.spec.ordered != Ordered::No;
+        // What is on disk is told at once: what is gathered here would be lost with the process.
+        let mut at_once = self.spec.ordered != Ordered::No || self.core.journal.is_some();
         for &(tag, verdict) in verdicts {
             let Some(lease) = inner.leases.remove(tag) else {
                 ended.push(tag);

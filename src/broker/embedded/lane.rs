@@ -48,6 +48,11 @@ pub(super) struct Cursor {
 }
 
 impl Chain {
+    /// Begins at `offset`; nothing was appended yet.
+    pub fn begin_at(&mut self, offset: u64) {
+        self.next = offset;
+    }
+
     /// Offset of the next message to come.
     pub fn next(&self) -> u64 {
         self.next

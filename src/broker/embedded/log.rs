@@ -35,12 +35,12 @@ pub(super) struct Log {
     pub id: u64,
     own: Weak<Log>,
     state: Mutex<State>,
-    waiters: Waiters,
+    pub(super) waiters: Waiters,
 }
 
 impl Log {
     /// A log without events.
-    pub fn new(core: &Arc<Core>, name: &Arc<str>, settings: Settings) -> Arc<Self> {
+    pub fn new(core: &Arc<Core>, id: u64, name: &Arc<str>, settings: Settings) -> Arc<Self> {
         let partitions = (0..settings.partitions).map(|_| Partition::default()).collect();
         let state = State {
             life: Life::Open,
@@ -52,6 +52,8 @@ impl Log {
             listed: 0,
             count: 0,
             bytes: 0,
+            reserved_count: 0,
+            reserved_bytes: 0,
             dropped: 0,
             ages: false,
         };
@@ -59,7 +61,7 @@ impl Log {
             name: Arc::clone(name),
             settings,
             core: Arc::clone(core),
-            id: core.id(),
+            id,
             own: own.clone(),
             state: Mutex::new(state),
             waiters: Waiters::default(),
@@ -74,6 +76,7 @@ impl Log {
     /// Adds `source`, which calls this log `slot`; answers its group, and whether its sink must be called.
     pub fn join(&self, spec: &SubscribeSpec, slot: u32, source: &Arc<EventSource>, sinks: &mut Sinks) -> usize {
         let mut state = self.state.lock();
+        self.moved();
         let group = state.group_for(spec);
         if let Some(Some(group)) = state.groups.get_mut(group) {
             group.join(source.id);
@@ -124,6 +127,7 @@ impl Log {
                 None => {}
             }
         }
+        self.moved();
         if wakes {
             state.wake(Some(now), sinks);
         }
@@ -141,6 +145,7 @@ impl Log {
         for (tracker, partition) in group.trackers.iter_mut().zip(partitions) {
             tracker.go_to(partition, to);
         }
+        self.moved();
         state.wake(Some(self.core.clock.now()), sinks);
     }
 
@@ -192,7 +197,7 @@ impl Log {
 
     /// Removes all events; answers how many.
     pub fn purge(&self) -> u64 {
-        let purged = self.clear(&mut self.state.lock());
+        let purged = self.clear(&mut self.state.lock(), true);
         self.freed();
         self.core.memory_freed();
         purged
@@ -205,7 +210,7 @@ impl Log {
             let mut state = self.state.lock();
             state.life = life;
             let unsettled = (0..state.partitions.len()).map(|index| state.unsettled(index)).sum();
-            self.clear(&mut state);
+            self.clear(&mut state, false);
             state.members.clear();
             state.groups.clear();
             state.listed = 0;
@@ -239,10 +244,10 @@ impl Log {
         Description {
             name: self.name.to_string(),
             kind: TopicKind::Event.name(),
-            messages: state.count,
+            messages: state.count - state.reserved_count,
             unsettled,
             delayed: 0,
-            bytes: state.bytes,
+            bytes: state.bytes - state.reserved_bytes,
             consumers: state.members.len() as u64,
             expired: state.expired,
             dropped: state.dropped,
@@ -251,13 +256,13 @@ impl Log {
         }
     }
 
-    fn fits(&self, state: &State, count: u64, bytes: u64) -> bool {
+    pub(super) fn fits(&self, state: &State, count: u64, bytes: u64) -> bool {
         state.count.saturating_add(count) <= self.settings.messages_max
             && state.bytes.saturating_add(bytes) <= self.settings.bytes_max
     }
 
     /// Drops what may be dropped until `count` events of `bytes` in all fit below the maxima.
-    fn make_room(&self, state: &mut State, count: u64, bytes: u64) -> bool {
+    pub(super) fn make_room(&self, state: &mut State, count: u64, bytes: u64) -> bool {
         if self.fits(state, count, bytes) {
             return true;
         }
@@ -274,7 +279,18 @@ impl Log {
         true
     }
 
+    /// Some group, or the first event kept, is at another place now.
+    fn moved(&self) {
+        if let Some(journal) = &self.core.journal {
+            journal.moved(self.id, &self.own);
+        }
+    }
+
     fn drop_first(&self, state: &mut State, partition: usize) {
+        if let Some(journal) = &self.core.journal {
+            journal.removed(state.partitions.get_mut(partition).and_then(Partition::first_seq).into_iter());
+            self.moved();
+        }
         if let Some(size) = state.partitions.get_mut(partition).and_then(Partition::drop_first) {
             state.count -= 1;
             state.bytes -= size as u64;
@@ -301,13 +317,18 @@ impl Log {
         next
     }
 
-    fn clear(&self, state: &mut State) -> u64 {
+    /// Drops all events; `for_good`: from the disk too.
+    fn clear(&self, state: &mut State, for_good: bool) -> u64 {
+        if let Some(journal) = self.core.journal.as_ref().filter(|_| for_good) {
+            state.partitions.iter_mut().for_each(|partition| journal.removed(partition.seqs().into_iter()));
+            self.moved();
+        }
         for partition in &mut state.partitions {
             partition.clear();
         }
-        self.core.memory.free(state.bytes as usize);
-        state.bytes = 0;
-        std::mem::take(&mut state.count)
+        let bytes = std::mem::replace(&mut state.bytes, state.reserved_bytes) - state.reserved_bytes;
+        self.core.memory.free(bytes as usize);
+        std::mem::replace(&mut state.count, state.reserved_count) - state.reserved_count
     }
 
     #[inline]
@@ -334,11 +355,19 @@ impl Log {
 
     #[cold]
     fn admit_one(&self, state: &mut State, record: &Record<'_>) -> Result<(), Error> {
-        let bytes = self.size_of(record);
-        if record.delay_ms > 0 {
-            let text = format!("{}: an event cannot be delayed, it is a fact in a log", self.name);
-            return Err(failure(Kind::Unsupported, text).with_fate(Fate::Refused));
+        self.check_delay(record)?;
+        self.admit_bytes(state, self.size_of(record))
+    }
+
+    pub(super) fn check_delay(&self, record: &Record<'_>) -> Result<(), Error> {
+        if record.delay_ms <= 0 {
+            return Ok(());
         }
+        let text = format!("{}: an event cannot be delayed, it is a fact in a log", self.name);
+        Err(failure(Kind::Unsupported, text).with_fate(Fate::Refused))
+    }
+
+    pub(super) fn admit_bytes(&self, state: &mut State, bytes: usize) -> Result<(), Error> {
         if let Some(error) = self.core.too_large(&self.name, bytes, self.settings.bytes_max) {
             return Err(error);
         }
@@ -398,6 +427,7 @@ impl Log {
         (batch.records.len(), None)
     }
 
+    #[inline]
     fn publish_locked(&self, mut state: MutexGuard<'_, State>, batch: &Batch<'_>) -> Taken {
         let all = batch.records.len();
         let fits = self.admit_all(&mut state, batch.records);
@@ -409,6 +439,12 @@ impl Log {
         } else {
             self.append_each(&mut state, batch, first_seq)
         };
+        self.appended(state, count);
+        Taken { count, first_seq, level: Some(Level::Memory), stopped }
+    }
+
+    /// Tells of `count` events that were appended.
+    pub(super) fn appended(&self, mut state: MutexGuard<'_, State>, count: usize) {
         let mut sinks = Sinks::new();
         if state.listed > 0 && count > 0 {
             state.wake(None, &mut sinks);
@@ -419,7 +455,6 @@ impl Log {
             self.set_timer(self.core.clock.now().plus(age));
         }
         call_ready(sinks);
-        Taken { count, first_seq, level: Some(Level::Memory), stopped }
     }
 
     fn set_timer(&self, at: Moment) -> bool {

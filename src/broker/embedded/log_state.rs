@@ -25,6 +25,9 @@ pub(super) struct State {
     pub listed: usize,
     pub count: u64,
     pub bytes: u64,
+    /// Of both: on its way to the disk, and not here yet.
+    pub reserved_count: u64,
+    pub reserved_bytes: u64,
     pub dropped: u64,
     pub ages: bool,
 }

@@ -59,16 +59,25 @@ impl Memory {
         false
     }
 
+    /// Takes `bytes`, also beyond the maximum: what an earlier process left is not refused.
+    pub fn force(&self, bytes: usize) {
+        self.taken.fetch_add(bytes, Ordering::SeqCst);
+    }
+
     /// Gives `bytes` back. Whoever does it looks at `waiters` afterwards, with no lock held.
     #[inline]
     pub fn free(&self, bytes: usize) {
         self.freed.0.fetch_add(bytes, Ordering::SeqCst);
     }
 
+    /// Bytes taken.
+    pub fn used(&self) -> usize {
+        self.taken.load(Ordering::SeqCst).wrapping_sub(self.freed.0.load(Ordering::SeqCst))
+    }
+
     /// How many bytes are missing to take `bytes`; 0: none.
     pub fn missing(&self, bytes: usize) -> usize {
-        let used = self.taken.load(Ordering::SeqCst).wrapping_sub(self.freed.0.load(Ordering::SeqCst));
-        used.saturating_add(bytes).saturating_sub(self.max)
+        self.used().saturating_add(bytes).saturating_sub(self.max)
     }
 }
 

@@ -42,6 +42,7 @@
 
 mod bell;
 mod core;
+pub mod disk;
 mod event_source;
 mod group;
 mod lane;
@@ -65,6 +66,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::core::{call_ready, closed, failure, Core, Life, Sinks};
+use self::disk::Journal;
 use self::event_source::EventSource;
 use self::log::Log;
 use self::queue::Queue;
@@ -72,7 +74,7 @@ use self::settings::Settings;
 use self::task_source::TaskSource;
 use super::{
     Admin, BackendKind, Batch, Broker, Capabilities, CloseReport, Context, Declared, Description, Destination, Epoch,
-    Ordered, Sink, Source, SubscribeSpec, Support, Taken, TopicSpec,
+    Level, Ordered, Receipts, Sink, Source, Storage, SubscribeSpec, Support, Taken, TopicSpec,
 };
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
@@ -109,7 +111,7 @@ struct Registry {
     subscriptions: Vec<Subscription>,
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 enum Topic {
     Tasks(Arc<Queue>),
     Events(Arc<Log>),
@@ -130,17 +132,52 @@ enum AnySource {
 impl Embedded {
     /// Opens a broker without messages; `Name` or `Arg` if a configured topic cannot be.
     pub fn open(cfg: EmbeddedConfig, cx: Context) -> Result<Arc<Self>> {
+        Self::open_over(cfg, cx, None)
+    }
+
+    /// As [`Embedded::open`], with a journal that is told what must leave the disk too.
+    fn open_over(cfg: EmbeddedConfig, cx: Context, journal: Option<Arc<Journal>>) -> Result<Arc<Self>> {
         let mut configured = Vec::with_capacity(cfg.topics.len());
         for (pattern, spec) in cfg.topics {
             settings::check(&pattern, TopicKind::Event, &spec)?;
             configured.push((Pattern::parse(&pattern)?, spec));
         }
         Ok(Arc::new_cyclic(|own| Self {
-            core: Core::new(&cx, cfg.memory_bytes_max, own.clone()),
+            core: Core::new(&cx, cfg.memory_bytes_max, own.clone(), journal),
             partitions: cfg.partitions,
             configured,
             registry: RwLock::default(),
         }))
+    }
+
+    /// Takes over a topic of an earlier process.
+    fn restore_topic(&self, row: &disk::TopicRow) -> Topic {
+        let mut registry = self.registry.write();
+        let asked = TopicSpec { partitions: Some(row.partitions), ..row.asked.clone() };
+        let topic = self.make_topic(row.id, &row.name, row.kind, &asked);
+        registry.topics.insert(Arc::from(row.name.as_str()), topic.clone());
+        self.core.skip_ids(row.id);
+        topic
+    }
+
+    /// Messages that are not settled, and events that are kept.
+    fn kept(&self) -> u64 {
+        let described = self.topics().into_iter().map(|topic| topic.describe());
+        described
+            .map(|topic| {
+                topic.messages + topic.delayed + if topic.kind == TopicKind::Task.name() { topic.unsettled } else { 0 }
+            })
+            .sum()
+    }
+
+    fn make_topic(&self, id: u64, name: &str, kind: TopicKind, asked: &TopicSpec) -> Topic {
+        let configured = self.configured.iter().find(|(pattern, _)| pattern.matches(name));
+        let settings = Settings::resolve(asked, configured.map(|(_, spec)| spec), self.partitions);
+        let name: Arc<str> = Arc::from(name);
+        match kind {
+            TopicKind::Task => Topic::Tasks(Queue::new(&self.core, id, &name, settings)),
+            TopicKind::Event => Topic::Events(Log::new(&self.core, id, &name, settings)),
+        }
     }
 
     /// Drops the oldest events that every group of their topic has settled, until `bytes` are
@@ -275,6 +312,15 @@ impl Broker for Embedded {
         }
     }
 
+    fn receipts(&self) -> Receipts {
+        Receipts { level: Level::Memory, at_once: true }
+    }
+
+    fn storage(&self) -> Option<Storage> {
+        let (bytes, bytes_max) = (self.bytes(), self.core.memory.max() as u64);
+        Some(Storage { storage: "memory", bytes, bytes_max, ..Storage::default() })
+    }
+
     fn connect(&self, _epoch: Epoch, _deadline: Moment) -> Pending<()> {
         ready(if self.registry.read().closed { Err(closed()) } else { Ok(()) })
     }
@@ -284,15 +330,10 @@ impl Broker for Embedded {
     }
 
     fn destination(&self, topic: &str, kind: TopicKind) -> Result<Arc<dyn Destination>, Error> {
-        let found = match self.find(topic) {
-            Some(found) => found,
-            None => self.topic(topic, kind, &TopicSpec::default())?.0,
-        };
-        match (found, kind) {
-            (Topic::Tasks(queue), TopicKind::Task) => Ok(queue),
-            (Topic::Events(log), TopicKind::Event) => Ok(log),
-            (other, _) => Err(other.is_not(kind)),
-        }
+        Ok(match self.topic_for(topic, kind)? {
+            Topic::Tasks(queue) => queue,
+            Topic::Events(log) => log,
+        })
     }
 
     fn subscribe(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, _deadline: Moment) -> Pending<Arc<dyn Source>> {
@@ -322,26 +363,49 @@ impl Admin for Embedded {
     }
 
     fn purge(&self, topic: &str, _deadline: Moment) -> Pending<u64> {
-        ready(match self.find(topic) {
-            Some(Topic::Tasks(queue)) => Ok(queue.purge()),
-            Some(Topic::Events(log)) => Ok(log.purge()),
-            None => Err(self.not_found(topic)),
-        })
+        ready(self.purge_now(topic))
     }
 
     fn delete(&self, topic: &str, _deadline: Moment) -> Pending<()> {
-        let removed = self.registry.write().topics.remove(topic);
-        ready(match removed {
-            Some(topic) => {
-                topic.end(Life::Deleted);
-                Ok(())
-            }
-            None => Err(self.not_found(topic)),
-        })
+        ready(self.delete_now(topic))
     }
 }
 
 impl Embedded {
+    fn purge_now(&self, topic: &str) -> Result<u64> {
+        match self.find(topic) {
+            Some(Topic::Tasks(queue)) => Ok(queue.purge()),
+            Some(Topic::Events(log)) => Ok(log.purge()),
+            None => Err(self.not_found(topic)),
+        }
+    }
+
+    fn delete_now(&self, topic: &str) -> Result<()> {
+        let removed = self.registry.write().topics.remove(topic).ok_or_else(|| self.not_found(topic))?;
+        removed.end(Life::Deleted);
+        if let Some(journal) = &self.core.journal {
+            journal.deleted(removed.id());
+        }
+        Ok(())
+    }
+
+    fn topic_for(&self, topic: &str, kind: TopicKind) -> Result<Topic> {
+        let found = match self.find(topic) {
+            Some(found) => found,
+            None => self.topic(topic, kind, &TopicSpec::default())?.0,
+        };
+        if found.kind() == kind {
+            Ok(found)
+        } else {
+            Err(found.is_not(kind))
+        }
+    }
+
+    /// Bytes of all messages held.
+    fn bytes(&self) -> u64 {
+        self.core.memory.used() as u64
+    }
+
     fn not_found(&self, topic: &str) -> Error {
         if self.registry.read().closed {
             return closed();
@@ -378,13 +442,11 @@ impl Registry {
         if !Pattern::parse(name)?.is_exact() {
             return Err(failure(Kind::Name, format!("'{name}' is a pattern, a topic is needed")));
         }
-        let configured = broker.configured.iter().find(|(pattern, _)| pattern.matches(name));
-        let settings = Settings::resolve(asked, configured.map(|(_, spec)| spec), broker.partitions);
+        let topic = broker.make_topic(broker.core.id(), name, kind, asked);
+        if let Some(journal) = &broker.core.journal {
+            journal.made(topic.id(), name, kind, topic.settings().partitions, asked);
+        }
         let shared_name: Arc<str> = Arc::from(name);
-        let topic = match kind {
-            TopicKind::Task => Topic::Tasks(Queue::new(&broker.core, &shared_name, settings)),
-            TopicKind::Event => Topic::Events(Log::new(&broker.core, &shared_name, settings)),
-        };
         for subscription in &self.subscriptions {
             if subscription.pattern.receives(name, kind) {
                 subscription.source.attach(&topic, sinks);
@@ -415,6 +477,13 @@ impl Topic {
         match self {
             Topic::Tasks(queue) => &queue.name,
             Topic::Events(log) => &log.name,
+        }
+    }
+
+    fn id(&self) -> u64 {
+        match self {
+            Topic::Tasks(queue) => queue.id,
+            Topic::Events(log) => log.id,
         }
     }
 

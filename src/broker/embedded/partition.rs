@@ -51,6 +51,20 @@ impl Partition {
         Some(size)
     }
 
+    /// Begins at `offset`; nothing was appended yet.
+    pub fn begin_at(&mut self, offset: u64) {
+        self.chain.begin_at(offset);
+        self.front = self.chain.at(offset);
+    }
+
+    /// Numbers of all events.
+    pub fn seqs(&self) -> Vec<u64> {
+        let mut cursor = self.front;
+        let mut messages = Vec::new();
+        self.chain.read(&mut cursor, usize::MAX, &mut messages, |message| message.seq());
+        messages
+    }
+
     /// Drops all events and their memory.
     pub fn clear(&mut self) {
         self.chain.clear();

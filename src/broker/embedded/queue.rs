@@ -34,13 +34,13 @@ pub(super) struct Queue {
     pub name: Arc<str>,
     pub settings: Settings,
     pub core: Arc<Core>,
-    id: u64,
+    pub id: u64,
     own: Weak<Queue>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Sources in `State::armed`, for a look without the lock.
     armed: AtomicUsize,
     freed: OwnLine<Freed>,
-    waiters: Waiters,
+    pub(super) waiters: Waiters,
 }
 
 /// What sources gave back.
@@ -52,12 +52,12 @@ struct Freed {
 
 impl Queue {
     /// A queue without messages.
-    pub fn new(core: &Arc<Core>, name: &Arc<str>, settings: Settings) -> Arc<Self> {
+    pub fn new(core: &Arc<Core>, id: u64, name: &Arc<str>, settings: Settings) -> Arc<Self> {
         Arc::new_cyclic(|own| Self {
             name: Arc::clone(name),
             settings,
             core: Arc::clone(core),
-            id: core.id(),
+            id,
             own: own.clone(),
             state: Mutex::new(State::new()),
             armed: AtomicUsize::new(0),
@@ -150,6 +150,9 @@ impl Queue {
                 self.free(1, entry.message.size());
                 continue;
             }
+            if let Some(journal) = &self.core.journal {
+                journal.came_back(&entry, due.map(|at| self.core.clock.wall_us_at(at)));
+            }
             match due {
                 None => {
                     state.push_back(entry);
@@ -199,7 +202,7 @@ impl Queue {
 
     /// Removes all messages that are not out; answers how many.
     pub fn purge(&self) -> u64 {
-        let purged = self.clear(&mut self.state.lock());
+        let purged = self.clear(&mut self.state.lock(), true);
         self.freed();
         self.core.memory_freed();
         purged
@@ -210,8 +213,8 @@ impl Queue {
         let held = {
             let mut state = self.state.lock();
             state.life = life;
-            let held = self.held(&state).0;
-            self.clear(&mut state);
+            let held = self.held(&state).0 - state.reserved_count;
+            self.clear(&mut state, false);
             state.members.clear();
             state.armed.clear();
             held
@@ -232,6 +235,7 @@ impl Queue {
         let mut state = self.state.lock();
         self.sweep(&mut state);
         let (held, bytes) = self.held(&state);
+        let (held, bytes) = (held - state.reserved_count, bytes - state.reserved_bytes);
         let delayed = state.delayed.len() as u64;
         Description {
             name: self.name.to_string(),
@@ -248,14 +252,14 @@ impl Queue {
         }
     }
 
-    fn held(&self, state: &State) -> (u64, u64) {
+    pub(super) fn held(&self, state: &State) -> (u64, u64) {
         let count = state.taken_count - self.freed.0.count.load(Ordering::SeqCst);
         (count, state.taken_bytes - self.freed.0.bytes.load(Ordering::SeqCst))
     }
 
     /// Whether so much more fits below the maxima.
     #[inline]
-    fn fits(&self, state: &mut State, count: u64, bytes: u64) -> bool {
+    pub(super) fn fits(&self, state: &mut State, count: u64, bytes: u64) -> bool {
         if self.fits_by(state, count, bytes) {
             return true;
         }
@@ -283,7 +287,7 @@ impl Queue {
     }
 
     #[cold]
-    fn admit_one(&self, state: &mut State, bytes: usize) -> Result<(), Error> {
+    pub(super) fn admit_one(&self, state: &mut State, bytes: usize) -> Result<(), Error> {
         if let Some(error) = self.core.too_large(&self.name, bytes, self.settings.bytes_max) {
             return Err(error);
         }
@@ -312,11 +316,12 @@ impl Queue {
     }
 
     /// Drops the oldest waiting message of the lowest priority there is.
-    fn drop_one(&self, state: &mut State) -> bool {
+    pub(super) fn drop_one(&self, state: &mut State) -> bool {
         let lowest = state.filled.trailing_zeros() as usize;
         let Some(entry) = state.pop(lowest) else { return false };
         state.dropped += 1;
         self.forget(state, &entry.message);
+        self.is_gone(&entry.message);
         self.core.memory.free(entry.message.size());
         true
     }
@@ -330,6 +335,14 @@ impl Queue {
     fn expire(&self, state: &mut State, message: &Message) {
         state.expired += 1;
         self.forget(state, message);
+        self.is_gone(message);
+    }
+
+    /// A message has left otherwise than by a verdict.
+    fn is_gone(&self, message: &Message) {
+        if let Some(journal) = &self.core.journal {
+            journal.removed(std::iter::once(message.seq()));
+        }
     }
 
     fn is_expired(&self, message: &Message) -> bool {
@@ -344,7 +357,7 @@ impl Queue {
 
     /// Appends an admitted record; `false` without memory.
     #[inline(always)]
-    fn append(&self, state: &mut State, record: &Record<'_>, stamp: Stamp) -> bool {
+    pub(super) fn append(&self, state: &mut State, record: &Record<'_>, stamp: Stamp) -> bool {
         let priority = record.priority.min(PRIORITY_MAX) as usize;
         if record.delay_ms > 0 {
             let now = self.core.clock.now();
@@ -427,7 +440,7 @@ impl Queue {
 
     /// Tells armed sources of `count` messages: one each, in turn.
     #[inline]
-    fn wake(&self, state: &mut State, mut count: usize, sinks: &mut Sinks) {
+    pub(super) fn wake(&self, state: &mut State, mut count: usize, sinks: &mut Sinks) {
         while count > 0 {
             let Some(id) = state.armed.pop_front() else { return };
             self.armed.store(state.armed.len(), Ordering::Relaxed);
@@ -450,7 +463,7 @@ impl Queue {
         }
     }
 
-    fn set_timer(&self, at: Moment) -> bool {
+    pub(super) fn set_timer(&self, at: Moment) -> bool {
         self.core.timers.set(self.id, at, self.own.clone() as Weak<dyn Timed>).is_ok()
     }
 
@@ -477,18 +490,25 @@ impl Queue {
         next
     }
 
-    fn clear(&self, state: &mut State) -> u64 {
+    /// Drops all messages that are not out; `for_good`: from the disk too.
+    fn clear(&self, state: &mut State, for_good: bool) -> u64 {
         let mut purged = 0;
         let mut bytes = 0;
+        let mut gone = Vec::new();
         while let Some(entry) = state.top().and_then(|top| state.pop(top)) {
             self.forget(state, &entry.message);
+            gone.push(entry.message.seq());
             bytes += entry.message.size();
             purged += 1;
         }
         for entry in std::mem::take(&mut state.delayed).into_values() {
             self.forget(state, &entry.message);
+            gone.push(entry.message.seq());
             bytes += entry.message.size();
             purged += 1;
+        }
+        if let Some(journal) = self.core.journal.as_ref().filter(|_| for_good) {
+            journal.removed(gone.into_iter());
         }
         for level in &mut state.levels {
             level.fresh.clear();

@@ -24,6 +24,9 @@ pub(super) struct State {
     pub taken_bytes: u64,
     pub freed_count: u64,
     pub freed_bytes: u64,
+    /// Of what was taken: on its way to the disk, and not here yet.
+    pub reserved_count: u64,
+    pub reserved_bytes: u64,
     pub members: Vec<Member>,
     /// Members whose last fetch found nothing, in the order they will be told.
     pub armed: VecDeque<u64>,
@@ -73,6 +76,8 @@ impl State {
             taken_bytes: 0,
             freed_count: 0,
             freed_bytes: 0,
+            reserved_count: 0,
+            reserved_bytes: 0,
             members: Vec::new(),
             armed: VecDeque::new(),
             expired: 0,

@@ -268,6 +268,9 @@ impl Source for TaskSource {
             back.push((lease.queue, Entry { message, tries, handed }, due));
         }
         free(run, &inner.queues);
+        if let Some(journal) = &self.core.journal {
+            journal.removed(inner.released.iter().map(Message::seq));
+        }
         release_all(&mut inner.released);
         if !back.is_empty() {
             self.give_back(inner, back, &mut sinks);

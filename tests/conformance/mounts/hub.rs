@@ -26,25 +26,40 @@ use helixmq::sync::Mutex;
 use serde_json::{json, Value};
 
 use crate::harness::{Harness, Need, PATIENCE};
+use crate::mounts::disk::Directory;
 
 /// A hub with a virtual clock, and nothing configured.
 pub fn memory() -> Box<dyn Harness> {
     // Made before the hub's, so that a time read from it is never later than the hub's own.
     let clock = Clock::virtual_();
-    let config = json!({"clock": "virtual", "retry": {"attempts": 1000}, "embedded": {"partitions": 1}});
+    Box::new(OverHub { clock, hub: open(json!({})), directory: None })
+}
+
+/// The same, with a data directory.
+pub fn disk() -> Box<dyn Harness> {
+    let (clock, directory) = (Clock::virtual_(), Directory::new());
+    let hub = open(json!({"dir": directory.path(), "free_space_floor_bytes": 0}));
+    Box::new(OverHub { clock, hub, directory: Some(directory) })
+}
+
+fn open(failover: Value) -> Hub {
+    let config = json!({
+        "clock": "virtual", "retry": {"attempts": 1000}, "embedded": {"partitions": 1}, "failover": failover,
+    });
     let config = Config::from_json(&config.to_string()).expect("the configuration is right");
-    let hub = Hub::open(config, Some(PATIENCE)).expect("a hub without servers opens");
-    Box::new(OverHub { clock, hub })
+    Hub::open(config, Some(PATIENCE)).expect("a hub without servers opens")
 }
 
 struct OverHub {
     clock: Clock,
     hub: Hub,
+    /// Removed after the hub is closed.
+    directory: Option<Directory>,
 }
 
 impl Harness for OverHub {
     fn broker(&self, _sink: Arc<dyn BackendSink>) -> Arc<dyn Broker> {
-        Arc::new(HubBroker(self.hub.clone()))
+        Arc::new(HubBroker { hub: self.hub.clone(), on_disk: self.directory.is_some() })
     }
 
     fn clock(&self) -> Clock {
@@ -77,7 +92,10 @@ impl Drop for OverHub {
     }
 }
 
-struct HubBroker(Hub);
+struct HubBroker {
+    hub: Hub,
+    on_disk: bool,
+}
 
 /// A try: the cases wait by themselves.
 const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
@@ -112,14 +130,14 @@ impl Broker for HubBroker {
             }
         }
         let declared = DeclareOptions::from_json(&options.to_string())
-            .and_then(|options| self.0.declare(&options, Some(PATIENCE)));
+            .and_then(|options| self.hub.declare(&options, Some(PATIENCE)));
         ready(declared)
     }
 
     fn destination(&self, topic: &str, kind: TopicKind) -> Result<Arc<dyn Destination>> {
         let options = json!({"topic": topic, "kind": kind.name()}).to_string();
         let options = PublisherOptions::from_json(&options).map_err(argument)?;
-        Ok(Arc::new(ToHub(self.0.publisher(options)?)))
+        Ok(Arc::new(ToHub { to: self.hub.publisher(options)?, on_disk: self.on_disk }))
     }
 
     fn subscribe(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, _deadline: Moment) -> Pending<Arc<dyn Source>> {
@@ -131,19 +149,19 @@ impl Broker for HubBroker {
     }
 
     fn close(&self, _deadline: Moment) -> Pending<CloseReport> {
-        ready(self.0.close(Some(PATIENCE)).map(|()| CloseReport::default()))
+        ready(self.hub.close(Some(PATIENCE)).map(|()| CloseReport::default()))
     }
 }
 
 impl HubBroker {
     fn open(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>) -> Result<Arc<dyn Source>> {
-        let inbox = self.0.inbox(InboxOptions::default())?;
+        let inbox = self.hub.inbox(InboxOptions::default())?;
         let subscription = if spec.read_only {
-            self.0.replay_inbox(replay_options(spec)?, &inbox, 1, Some(PATIENCE))?
+            self.hub.replay_inbox(replay_options(spec)?, &inbox, 1, Some(PATIENCE))?
         } else {
             let options = subscribe_options(spec);
             let options = SubscribeOptions::from_json(&options.to_string()).map_err(argument)?;
-            self.0.subscribe_inbox(options, &inbox, 1, Some(PATIENCE))?
+            self.hub.subscribe_inbox(options, &inbox, 1, Some(PATIENCE))?
         };
         inbox.on_ready(Box::new(move || sink.ready()))?;
         Ok(Arc::new(FromHub { inbox, subscription, open: Mutex::default() }))
@@ -214,18 +232,18 @@ fn time(at_us: i64) -> Value {
 impl Admin for HubBroker {
     fn describe(&self, pattern: &str, _deadline: Moment) -> Pending<Vec<Description>> {
         let selector = json!({"pattern": pattern}).to_string();
-        let described = TopicSelector::from_json(&selector).and_then(|selector| self.0.describe(&selector, AT_ONCE));
+        let described = TopicSelector::from_json(&selector).and_then(|selector| self.hub.describe(&selector, AT_ONCE));
         ready(described.map(|found| found.as_array().into_iter().flatten().map(description).collect()))
     }
 
     fn purge(&self, topic: &str, _deadline: Moment) -> Pending<u64> {
         let selector = json!({"name": topic}).to_string();
-        ready(TopicSelector::from_json(&selector).and_then(|selector| self.0.purge(&selector, AT_ONCE)))
+        ready(TopicSelector::from_json(&selector).and_then(|selector| self.hub.purge(&selector, Some(PATIENCE))))
     }
 
     fn delete(&self, topic: &str, _deadline: Moment) -> Pending<()> {
         let selector = json!({"name": topic}).to_string();
-        ready(TopicSelector::from_json(&selector).and_then(|selector| self.0.delete(&selector, AT_ONCE)))
+        ready(TopicSelector::from_json(&selector).and_then(|selector| self.hub.delete(&selector, Some(PATIENCE))))
     }
 }
 
@@ -252,11 +270,42 @@ fn description(value: &Value) -> Description {
     }
 }
 
-struct ToHub(Publisher);
+struct ToHub {
+    to: Publisher,
+    /// Outcomes come later.
+    on_disk: bool,
+}
+
+impl ToHub {
+    /// Hands over without waiting for space, and then waits for what was taken.
+    fn start_and_wait(&self, batch: &Batch<'_>) -> (usize, Option<Error>) {
+        let (told, outcomes) = std::sync::mpsc::channel();
+        let mut stopped = None;
+        let mut count = 0;
+        for record in batch.records {
+            let told = told.clone();
+            match self.to.send_async(record, Box::new(move |result| drop(told.send(result)))) {
+                Ok(_) => count += 1,
+                Err(error) => {
+                    stopped = Some(error);
+                    break;
+                }
+            }
+        }
+        for _ in 0..count {
+            let outcome = outcomes.recv_timeout(PATIENCE).expect("what was taken has an outcome");
+            outcome.unwrap_or_else(|error| panic!("what was taken was not kept: {error}"));
+        }
+        (count, stopped)
+    }
+}
 
 impl Destination for ToHub {
     fn publish(&self, batch: &Batch<'_>) -> Taken {
-        let (count, stopped) = self.0.send_batch(batch.records, AT_ONCE, None);
+        let (count, stopped) = match self.on_disk {
+            false => self.to.send_batch(batch.records, AT_ONCE, None),
+            true => self.start_and_wait(batch),
+        };
         // A record that the hub does not even take has no outcome there; here everyone has one.
         let stopped = stopped.map(|error| if error.fate().is_none() { error.with_fate(Fate::NotSent) } else { error });
         // The hub numbers records by itself; the batch's own numbers only have to rise.

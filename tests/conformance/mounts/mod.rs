@@ -1,5 +1,6 @@
 //! The mounted backends: one file each.
 
+pub mod disk;
 pub mod embedded;
 pub mod hub;
 #[cfg(feature = "kafka")]
