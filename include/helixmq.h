@@ -2378,13 +2378,13 @@ hmq_status hmq_backend_force(struct hmq_hub *hub,
                              struct hmq_error **err);
 
 /**
- * Lets spooled messages be forwarded to their backend, or holds them.
+ * Lets messages that are kept for a server be forwarded to it, or holds them.
  *
  * - `hub`: in, borrow.
  * - `run`: in: 1 forwards, 0 holds.
  * - `err`: out, own, may be NULL.
  *
- * Codes: HMQ_OK; HMQ_E_ARG, HMQ_E_CLOSED; HMQ_E_UNSUPPORTED in this version, which does not spool.
+ * Codes: HMQ_OK; HMQ_E_ARG, HMQ_E_CLOSED.
  * Threads: any.
  * Blocks: no.
  * Callback: allowed.
@@ -2393,7 +2393,7 @@ hmq_status hmq_backend_force(struct hmq_hub *hub,
 HMQ_NODISCARD hmq_status hmq_forwarding(struct hmq_hub *hub, int32_t run, struct hmq_error **err);
 
 /**
- * Waits until nothing is spooled any more.
+ * Waits until no message is kept for a server any more.
  *
  * - `hub`: in, borrow.
  * - `timeout_ms`: in: -1 for ever, 0 try.

@@ -171,6 +171,15 @@ pub trait Destination: Send + Sync + fmt::Debug {
     /// its ticket, also when the broker closes.
     fn publish(&self, batch: &Batch<'_>) -> Taken;
 
+    /// Whether `record` is one that could be taken, as far as that can be told without a server: what is kept for one
+    /// that is away must not be refused later for what was known now.
+    ///
+    /// # Errors
+    /// What [`publish`](Self::publish) would stop with.
+    fn check(&self, _record: &Record<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Calls `waker` once when there is space again, perhaps before this returns. One that was
     /// dropped waits no more.
     fn on_space(&self, waker: Weak<dyn Wake>);

@@ -73,6 +73,7 @@ pub use subscribe::{Handler, HandlerVerdict, Subscription};
 use backends::{Backend, Relay, StateChange};
 use failover::policy::OnOutage;
 use inflight::{Completions, Inflight};
+use process::{new_id_prefix, next_hub_id};
 use publish::Outlet;
 use route::{Routes, Use};
 use subscribe::SubShared;
@@ -590,17 +591,3 @@ impl Shared {
 
 /// How long the close of a hub that was only freed may take.
 const BACKGROUND_CLOSE: Duration = Duration::from_secs(30);
-
-static HUBS: AtomicU64 = AtomicU64::new(1);
-
-fn next_hub_id() -> u64 {
-    HUBS.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A random word: the standard library's hash seeds come from the system's random source.
-fn new_id_prefix() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u64(HUBS.load(Ordering::Relaxed));
-    hasher.finish()
-}

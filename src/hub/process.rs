@@ -4,7 +4,7 @@
 //! fit is dropped and counted, so that logging never blocks and never recurses.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use serde_json::json;
@@ -246,4 +246,19 @@ pub fn shutdown(timeout: Timeout) -> Result<()> {
     let tokens = std::mem::take(&mut *TOKENS.lock());
     drop(tokens);
     answer.and(crate::runtime::shutdown(deadline.left()))
+}
+
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// A number for a hub.
+pub(super) fn next_hub_id() -> u64 {
+    NUMBERS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A random word: the standard library's hash seeds come from the system's random source.
+pub(super) fn new_id_prefix() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(NUMBERS.load(Ordering::Relaxed));
+    hasher.finish()
 }

@@ -350,10 +350,99 @@ fn t15_a_close_with_messages_kept_is_in_time() {
     for number in 1..=25 {
         assert!(side.publish(&hub, &topic, "k", &number.to_string()).unwrap().spooled);
     }
+    let waits = hub.clone();
+    let waiting = std::thread::spawn(move || waits.wait_forwarded(None));
+    // One that waits for its server's word gets an answer.
+    let waits = publisher_of(&hub, side, &topic);
     let start = Instant::now();
-    hub.close(Some(Duration::from_secs(5))).unwrap();
+    hub.close(None).unwrap();
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_eq!(waiting.join().unwrap().unwrap_err().kind(), Kind::Closed);
+    assert_eq!(waits.send(&Record::new(b"late"), WAIT).unwrap_err().kind(), Kind::Closed);
     drop(away);
+}
+
+/// What could never be sent is refused at once, and not when it is too late.
+#[test]
+fn what_cannot_be_sent_is_not_kept() {
+    for side in [KAFKA, RABBITMQ] {
+        let _alone = side.alone();
+        let hub = side.hub(json!({}));
+        let topic = side.topic();
+        hub.backend_force(side.name, true).unwrap();
+        let mut headers = helixmq::message::HeaderBlock::default();
+        headers.push(if side.name == "kafka" { "hmq-id" } else { "CC" }, b"not the program's");
+        let record = Record { headers: headers.headers(), ..Record::new(b"x") };
+        let refused = hub.publish(&topic, Some(side.kind), &record, None, WAIT).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Header, "{}: {refused}", side.name);
+        assert_eq!(own(&hub)["spool"]["records"], 0);
+        hub.close(WAIT).unwrap();
+    }
+}
+
+/// What its server refuses later becomes a dead letter, and harms none behind it.
+#[test]
+fn t10_a_kept_message_that_is_refused_becomes_a_dead_letter() {
+    let side = RABBITMQ;
+    let _alone = side.alone();
+    let hub = side.hub(json!({}));
+    let (full, good) = (side.topic(), side.topic());
+    let options = json!({"name": full, "kind": "task", "messages_max": 1, "overflow": "reject"}).to_string();
+    hub.declare(&helixmq::config::options::DeclareOptions::from_json(&options).unwrap(), WAIT).unwrap();
+    let mut sent = 0;
+    while side.publish(&hub, &full, "k", &sent.to_string()).is_ok() {
+        sent += 1;
+    }
+    side.publish(&hub, &good, &key(0), "0").unwrap();
+    hub.backend_force(side.name, true).unwrap();
+    assert!(side.publish(&hub, &full, "k", "one too many").unwrap().spooled);
+    for number in 1..=20 {
+        assert!(side.publish(&hub, &good, &key(number), &number.to_string()).unwrap().spooled);
+    }
+    hub.backend_force(side.name, false).unwrap();
+    forwarded(&hub);
+    assert_eq!(side.all(&good, 21, json!({})).check(21), 0);
+    assert_eq!(metric(&hub, "helixmq_spool_refused_total"), 1);
+    let letter = dead_letter(&hub, &format!("{full}.dlq"));
+    assert!(letter.to_string().contains(&full), "{letter}");
+    hub.close(WAIT).unwrap();
+}
+
+/// A publish that waits for room in a full spool sleeps, and is told of it.
+#[test]
+fn a_full_spool_keeps_publishers_asleep_until_there_is_room() {
+    let side = RABBITMQ;
+    let _alone = side.alone();
+    let hub = side.hub(json!({"failover": {"memory_bytes_max": 1 << 20}}));
+    let topic = side.topic();
+    let payload = vec![b'x'; 600_000];
+    let record = Record { key: Some(b"k"), ..Record::new(&payload) };
+    let publish = |timeout| hub.publish(&topic, Some(side.kind), &record, None, timeout);
+    publish(WAIT).unwrap();
+    hub.backend_force(side.name, true).unwrap();
+    assert!(publish(WAIT).unwrap().spooled);
+    let waits = metric(&hub, "helixmq_publish_failed_total");
+    let before = processor_time();
+    assert_eq!(publish(Some(Duration::from_secs(2))).unwrap_err().kind(), Kind::Full);
+    let spent = processor_time() - before;
+    assert!(spent < Duration::from_millis(500), "{spent:?} of processor time while waiting two seconds");
+    assert_eq!(metric(&hub, "helixmq_publish_failed_total"), waits + 1);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| publish(Some(Duration::from_secs(20))));
+        pass(Duration::from_millis(300));
+        hub.backend_force(side.name, false).unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    forwarded(&hub);
+    hub.close(WAIT).unwrap();
+}
+
+/// Of this process, in user mode.
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let after = stat.rsplit(')').next().unwrap().to_owned();
+    let ticks: u64 = after.split_whitespace().nth(11).unwrap().parse().unwrap();
+    Duration::from_millis(ticks * 10)
 }
 
 /// T3: the server is there and away, again and again.

@@ -373,6 +373,12 @@ impl Destination for KafkaDestination {
         }
     }
 
+    fn check(&self, record: &Record<'_>) -> Result<(), Error> {
+        let target = Target { topic: &self.topic, kind: self.kind, wire: self.wire, source: "helixmq", again: false };
+        let framed = Frame::default().write(record, target, Made::default(), 0);
+        framed.map_err(|refused| refused.with_fate(Fate::Refused))
+    }
+
     fn on_space(&self, waker: Weak<dyn Wake>) {
         if let Some(shared) = self.shared.upgrade() {
             shared.add_publisher(waker, &self.topic);

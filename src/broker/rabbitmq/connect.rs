@@ -16,7 +16,7 @@ use crate::config::{split_address, AuthMechanism, RabbitmqConfig};
 use crate::error::{Error, Kind};
 
 /// Largest frame, the server's own default; the client keeps 64 of them as buffers.
-const FRAME_BYTES_MAX: u32 = 131_072;
+pub(super) const FRAME_BYTES_MAX: u32 = 131_072;
 /// Channels of one connection: one for each subscription, and a few.
 const CHANNELS_MAX: u16 = 2047;
 

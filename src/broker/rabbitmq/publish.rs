@@ -36,7 +36,7 @@ use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
 use crate::clock::{Clock, Moment};
 use crate::config::Wire;
 use crate::error::{Error, Kind};
-use crate::message::TopicKind;
+use crate::message::{Record, TopicKind};
 use crate::numbers::NumberMap;
 
 /// Set in the serials of those without an id that was made for them; the others have its number.
@@ -110,6 +110,13 @@ impl Destination for RabbitDestination {
         }
         drop(order);
         Taken { count: batch.records.len(), first_seq, level: None, stopped: None }
+    }
+
+    fn check(&self, record: &Record<'_>) -> Result<(), Error> {
+        let Some(shared) = self.shared.upgrade() else { return Ok(()) };
+        let target = shared.target(&self.topic, self.kind, self.wire);
+        let outgoing = wire::outgoing(record, target, Made { prefix: 0, seq: 0 }, 0)?;
+        wire::check(&outgoing, super::connect::FRAME_BYTES_MAX)
     }
 
     fn on_space(&self, waker: Weak<dyn Wake>) {

@@ -4,25 +4,26 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use self::publishing::Publishing;
 use super::standing::Standing;
 use super::{After, Spool};
 use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
 use crate::hub::failover::lane::{
-    Ask, Completed, Decision, Fate as LaneFate, Kind as LaneKind, Lane, LaneAction, Rules, Verdict as Settled,
+    Completed, Fate as LaneFate, Kind as LaneKind, Lane, LaneAction, Rules, Verdict as Settled,
 };
-use crate::hub::failover::policy::{keeps, Failure, OnOutage};
+use crate::hub::failover::policy::OnOutage;
 use crate::hub::failover::{self, Ending, Gate, Way};
-use crate::message::segment::record_bytes;
-use crate::message::{Message, Record, Stamp, TopicKind};
+use crate::message::{Message, Record, TopicKind};
 use crate::metrics::Counter;
 use crate::numbers::NumberMap;
 use crate::sync::Mutex;
+
+mod publishing;
 
 /// A lane with no more records than this to forward is nearly home.
 const SHORT_BACKLOG: usize = 256;
@@ -291,7 +292,7 @@ impl SpoolTopic {
             let Some(lane) = state.lanes.get_mut(key) else { break };
             match action {
                 LaneAction::Append { seq, maybe_dup } => {
-                    self.append(spool, state, key, seq, maybe_dup, actions, after);
+                    self.append(spool, state, key, (seq, maybe_dup), actions, after);
                 }
                 // Nothing outlives this process, so there is nothing that a mark could be missing from.
                 LaneAction::Mark { seq } => lane.marked(now, seq, true, gate, actions),
@@ -345,8 +346,7 @@ impl SpoolTopic {
         spool: &Spool,
         state: &mut State,
         key: &LaneKey,
-        seq: u64,
-        maybe_dup: bool,
+        (seq, maybe_dup): (u64, bool),
         actions: &mut Vec<LaneAction>,
         after: &mut After,
     ) {
@@ -474,188 +474,6 @@ fn asked(level: Level) -> failover::Level {
         Level::Memory => failover::Level::Memory,
         Level::Disk => failover::Level::Disk,
         Level::Broker => failover::Level::Broker,
-    }
-}
-
-/// Publishes in progress under the topic's lock.
-struct Publishing<'a> {
-    own: &'a SpoolTopic,
-    spool: &'a Spool,
-    state: &'a mut State,
-    batch: &'a Batch<'a>,
-    /// Number of the first record.
-    first: u64,
-    gate: Gate,
-    after: &'a mut After,
-    /// The first record that was decided to be sent and is not handed over yet.
-    run: Option<usize>,
-}
-
-impl Publishing<'_> {
-    /// Decides on one record after the other, and hands over together those that go to the server one behind the
-    /// other. Answers how many were taken, and why no more.
-    fn all(&mut self) -> (usize, Option<Error>) {
-        let mut index = 0;
-        loop {
-            let record = self.batch.records.get(index);
-            // Before a record that goes another way: what becomes of those before it decides on it, too.
-            if !record.is_some_and(|record| self.goes_direct(record)) {
-                match self.hand_over(index) {
-                    Ok(()) => {}
-                    Err((at, stopped)) if stopped.kind() == Kind::BackendDown => {
-                        // Lost, and the gate does not say so yet.
-                        self.gate.way = self.gate.way.max(Way::Spool);
-                        index = at;
-                        continue;
-                    }
-                    Err((at, stopped)) => return (at, Some(stopped)),
-                }
-            }
-            let Some(record) = record else { return (index, None) };
-            if let Err(stopped) = self.one(record, index) {
-                return match self.hand_over(index) {
-                    Ok(()) => (index, Some(stopped)),
-                    Err((at, first)) => (at, Some(first)),
-                };
-            }
-            index += 1;
-        }
-    }
-
-    /// Whether a record will be sent as it is.
-    fn goes_direct(&mut self, record: &Record<'_>) -> bool {
-        if self.gate.way != Way::Open {
-            return false;
-        }
-        let (key, gate) = (self.own.key_of(record), self.gate);
-        let Some(lane) = self.state.lanes.get(&key) else { return true };
-        if lane.epoch() < gate.epoch {
-            self.own.with_lane(self.spool, self.state, &key, gate, self.after, |lane, out| lane.meet(gate, out));
-        }
-        self.state.lanes.get(&key).is_none_or(|lane| lane.backlog() == 0)
-    }
-
-    /// Decides on the record at `index`.
-    fn one(&mut self, record: &Record<'_>, index: usize) -> std::result::Result<(), Error> {
-        let (own, spool) = (self.own, self.spool);
-        let (clock, seq) = (&spool.context.clock, self.first + index as u64);
-        let now = clock.now();
-        let key = own.key_of(record);
-        let due = now.plus(Duration::from_millis(record.delay_ms.unsigned_abs()));
-        let ask = Ask {
-            began: now,
-            deadline: now,
-            require: self.batch.require.map(asked),
-            expires: match record.ttl_ms {
-                1.. => now.plus(Duration::from_millis(record.ttl_ms.unsigned_abs())),
-                _ => Moment::NEVER,
-            },
-            due,
-            room: spool.room(record_bytes(record)),
-        };
-        let message = self.message(record, seq)?;
-        let numbers = AtomicU64::new(seq);
-        let mut actions = std::mem::take(&mut self.state.actions);
-        let lane = self.state.lanes.entry(key.clone()).or_insert_with(|| Lane::new(record.key.is_some()));
-        let decision = lane.publish(now, self.gate, &own.rules, &ask, &numbers, &mut actions);
-        // What a newer epoch brought back, before this record.
-        own.perform(spool, self.state, &key, self.gate, &mut actions, self.after);
-        self.state.actions = actions;
-        match decision {
-            Decision::Send(_) => {
-                self.keep(message, &key, index, due);
-                let epoch = self.state.lanes.get(&key).map_or(0, Lane::epoch);
-                let flight = self.state.next_flight;
-                self.state.next_flight += 1;
-                self.state.flights.insert(flight, Flight { seq, epoch, forwarded: false });
-                self.run.get_or_insert(index);
-                Ok(())
-            }
-            Decision::Append(_) => {
-                self.keep(message, &key, index, due);
-                let mut actions = std::mem::take(&mut self.state.actions);
-                own.append(spool, self.state, &key, seq, false, &mut actions, self.after);
-                own.perform(spool, self.state, &key, self.gate, &mut actions, self.after);
-                self.state.actions = actions;
-                Ok(())
-            }
-            Decision::Drop => {
-                self.forget_idle(&key);
-                spool.metrics.add(Counter::OutageDropped, 1);
-                let ticket = Ticket(self.batch.first_ticket.0 + index as u64);
-                self.after.outcomes.push((ticket, Outcome::Confirmed(Level::None)));
-                Ok(())
-            }
-            Decision::Fail(failure) => {
-                self.forget_idle(&key);
-                Err(spool.failed(failure))
-            }
-            // Nothing waits here: whoever publishes is told of space.
-            Decision::WaitUntil(_) | Decision::MakeRoom => {
-                self.forget_idle(&key);
-                Err(spool.failed(Failure::Full))
-            }
-        }
-    }
-
-    fn forget_idle(&mut self, key: &LaneKey) {
-        if self.state.lanes.get(key).is_some_and(Lane::is_idle) {
-            self.state.lanes.remove(key);
-        }
-    }
-
-    /// The copy that is kept, where the route keeps any.
-    fn message(&self, record: &Record<'_>, seq: u64) -> Result<Option<Message>> {
-        if !keeps(self.own.rules.on_outage) {
-            return Ok(None);
-        }
-        let spool = self.spool;
-        let stamp = Stamp { seq, now_us: self.batch.now_us };
-        let made = Message::alone(&spool.pool, &self.own.topic, spool.context.id_prefix, record, stamp);
-        let none = || Error::new(Kind::Resources, "the system has no memory for a record").with_fate(Fate::NotSent);
-        made.map(Some).ok_or_else(none)
-    }
-
-    /// Keeps a record until it is settled.
-    fn keep(&mut self, message: Option<Message>, key: &LaneKey, index: usize, due: Moment) {
-        let ticket = Some(Ticket(self.batch.first_ticket.0 + index as u64));
-        let kept = Kept { lane: key.clone(), message, ticket, due, why: None };
-        self.state.records.insert(self.first + index as u64, kept);
-    }
-
-    /// Hands over the records from the run's first up to `end`; answers those that were not taken and why.
-    fn hand_over(&mut self, end: usize) -> std::result::Result<(), (usize, Error)> {
-        let Some(from) = self.run.take() else { return Ok(()) };
-        let Some(records) = self.batch.records.get(from..end) else { return Ok(()) };
-        let first_flight = self.state.next_flight - records.len() as u64;
-        let numbers = AtomicU64::new(self.first + from as u64);
-        let batch = Batch {
-            records,
-            first_ticket: Ticket(self.own.base | first_flight),
-            numbers: &numbers,
-            now_us: self.batch.now_us,
-            require: None,
-        };
-        let taken = self.own.server.publish(&batch);
-        for index in (taken.count..records.len()).rev() {
-            let seq = self.first + (from + index) as u64;
-            self.state.flights.remove(&(first_flight + index as u64));
-            let Some(kept) = self.state.records.remove(&seq) else { continue };
-            if let Some(lane) = self.state.lanes.get_mut(&kept.lane) {
-                lane.not_taken(seq);
-            }
-            self.forget_idle(&kept.lane);
-        }
-        match taken.stopped {
-            Some(stopped) => {
-                self.after.server_full |= stopped.kind() == Kind::Full;
-                Err((from + taken.count, stopped))
-            }
-            None if taken.count < records.len() => {
-                Err((from + taken.count, Error::internal("a backend stopped without a reason")))
-            }
-            None => Ok(()),
-        }
     }
 }
 
