@@ -356,6 +356,7 @@ impl Backend {
                 "since_us": detail.since_us, "attempts": detail.attempts,
                 "last_error": detail.last_error.as_ref().map(Error::to_json),
                 "capabilities": self.broker.capabilities(),
+                "level": self.receipts.level.name(), "storage": self.broker.storage(),
             });
         };
         let view = driver.view();
@@ -366,7 +367,7 @@ impl Backend {
             "last_error": driver.last_error().as_ref().map(Error::to_json),
             "spool": {"records": kept, "bytes": bytes, "paused": view.paused, "rate": view.rate},
             "capabilities": self.broker.capabilities(),
-            "level": self.receipts.level.name(), "storage": self.broker.storage(),
+            "level": self.receipts.level.name(),
         })
     }
 }

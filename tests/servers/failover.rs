@@ -452,8 +452,9 @@ fn t3_nothing_is_stuck_after_many_restarts() {
     let _alone = side.alone();
     let hub = side.hub(json!({}));
     nothing_is_lost(side, &hub, &side.topic(), json!({}), |published| {
+        // Stopped, not killed: a Kafka that is killed moments after its start may come back without its SCRAM users.
         for _ in 0..scaled(3, 10) {
-            drop(side.away("kill"));
+            drop(side.away("stop"));
             published(50);
         }
     });

@@ -20,11 +20,18 @@ pub struct Ours {
     events: Box<[hmq_event; EVENTS]>,
 }
 
+/// Whether messages are kept while their server is away.
+pub fn keeps() -> bool {
+    std::env::var_os("HMQ_BENCH_KEEP").is_some()
+}
+
 impl Ours {
-    /// `queues`: `classic` or `quorum`.
+    /// `queues`: `classic` or `quorum`. Nothing is kept for the server, as the peers keep nothing, but where
+    /// HMQ_BENCH_KEEP is set: then a `--solo` shows what that costs.
     pub fn open(server: Server, queues: &str) -> Self {
+        let keep = keeps();
         let hub = Hub::configured(&format!(
-            r#"{{"name": "bench", "publish_window": {WINDOW}, "rabbitmq": {{"host": "{HOST}", "port": {}, "vhost": "{VHOST}", "queue_type": "{queues}"}}}}"#,
+            r#"{{"name": "bench", "publish_window": {WINDOW}, "fallback_to_inmemory": {keep}, "rabbitmq": {{"host": "{HOST}", "port": {}, "vhost": "{VHOST}", "queue_type": "{queues}"}}}}"#,
             server.port
         ));
         Self { outcomes: Outcomes::of(&hub, WINDOW), hub, events: Box::new([empty_event(); EVENTS]) }

@@ -11,6 +11,7 @@ use super::cluster::{Cluster, PLAIN};
 use super::load::{Codec, Load, Publishes};
 use crate::load::{Consumes, HOST};
 use crate::outcomes::{record_of, Outcomes, RECORDS, SILENCE_MS};
+use crate::ours::keeps;
 
 /// Events of one poll of a consumer.
 const EVENTS: usize = 1_024;
@@ -29,15 +30,16 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Without the fallback, so that nothing else than the server is measured.
+    /// Nothing is kept for the cluster, as the peers keep nothing; see [`keeps`].
     pub fn open(cluster: &Rc<Cluster>, codec: Codec) -> Self {
         let options = match codec {
             // The library's own choice.
             Codec::Lz4 => String::new(),
             Codec::None => format!(r#", "options": {{"compression.type": "{}"}}"#, codec.name()),
         };
+        let keep = keeps();
         let hub = Hub::configured(&format!(
-            r#"{{"name": "bench", "publish_window": {WINDOW}, "connect": "require", "fallback_to_inmemory": false,
+            r#"{{"name": "bench", "publish_window": {WINDOW}, "connect": "require", "fallback_to_inmemory": {keep},
                 "routes": [{{"pattern": "{PLAIN}.#", "kind": "event", "wire": "plain"}}],
                 "kafka": {{"brokers": ["{HOST}:{}"]{options}}}}}"#,
             cluster.server.port
