@@ -23,7 +23,7 @@ timeout 150 "$out/05_server_producer" "$port" $count >"$out/producer" 2>&1 &
 producer=$!
 while [ "$(grep -c 'is done' "$out/worker" || true)" -lt 10 ]; do kill -0 $worker; done
 tools/rabbitmq.sh kill
-while ! grep -q 'waits' "$out/producer"; do kill -0 $producer; done
+while ! grep -q 'kept here' "$out/producer"; do kill -0 $producer; done
 tools/rabbitmq.sh start >/dev/null
 
 failed=0
@@ -31,8 +31,11 @@ wait $producer || { echo "FAIL: the producer"; cat "$out/producer"; failed=1; }
 wait $worker || { echo "FAIL: the worker"; cat "$out/worker"; failed=1; }
 sort -V "$out/worker" | grep 'is done' >"$out/done"
 seq -f 'job-%g is done' 1 $count | diff - "$out/done" || failed=1
-[ "$(grep -c 'confirmed by the server' "$out/producer")" = $count ] || failed=1
-[ $failed = 0 ] && echo "ok   05_server_producer and 06_server_worker, through a kill of the server: $(grep waits "$out/producer" | head -1)"
+[ "$(grep -c 'is confirmed by the server\|is kept here' "$out/producer")" = $count ] || failed=1
+tail -5 "$out/producer" | grep -q 'all are at the server' || failed=1
+for word in suspect forwarding; do grep -q "\"to\":\"$word\"" "$out/producer" || failed=1; done
+[ $failed = 0 ] && echo "ok   05_server_producer and 06_server_worker, through a kill of the server: $(grep -c 'kept here' "$out/producer") tasks were kept"
+[ $failed = 0 ] || cat "$out/producer"
 
 kafka=${HMQ_KAFKA_PORT:-9392}
 tools/kafka.sh start >/dev/null
