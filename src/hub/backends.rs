@@ -158,6 +158,7 @@ impl Backend {
     }
 
     /// A server, whose state is its driver's matter.
+    #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
     pub(super) fn server(
         broker: Arc<dyn Broker>,
         id_prefix: u64,

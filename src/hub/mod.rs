@@ -38,6 +38,7 @@ use crate::sync::{Bell, Condvar, Deadline, Mutex, RwLock};
 pub mod backends;
 mod batch;
 pub mod dead_letters;
+#[cfg_attr(not(any(feature = "rabbitmq", feature = "kafka")), allow(dead_code))]
 mod driver;
 #[doc(hidden)]
 pub mod failover;
@@ -52,9 +53,10 @@ mod publish_json;
 pub mod replay;
 pub mod retry;
 pub mod route;
-#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
+#[cfg_attr(not(any(feature = "rabbitmq", feature = "kafka")), allow(unused_imports))]
 mod servers;
 pub mod settle;
+#[cfg_attr(not(any(feature = "rabbitmq", feature = "kafka")), allow(dead_code))]
 mod spool;
 pub mod subscribe;
 mod topics;

@@ -245,11 +245,11 @@ impl SpoolTopic {
             kept.why = why;
         }
         let (key, gate, now) = (kept.lane.clone(), self.gate(spool), spool.context.clock.now());
-        let nearly_home = gate.way == Way::Open && ending == Ending::Confirmed && !spool.is_paused();
+        let goes_on = gate.way == Way::Open && ending == Ending::Confirmed;
         self.with_lane(spool, &mut state, &key, gate, after, |lane, out| {
             lane.complete(seq, epoch, ending, &self.rules, out);
             // What came meanwhile goes at once, or a busy lane would never be direct again.
-            if nearly_home && (1..=SHORT_BACKLOG).contains(&lane.backlog()) {
+            if goes_on && (1..=SHORT_BACKLOG).contains(&lane.backlog()) && !spool.is_paused() {
                 lane.forward(now, gate, SHORT_BACKLOG as u64, out);
             }
         });
