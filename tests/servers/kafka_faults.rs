@@ -49,8 +49,16 @@ impl Drop for Stopped {
 /// Publishes until it works; answers how long that took.
 fn published_again(hub: &Hub, topic: &str, payload: &str) -> Duration {
     let start = Instant::now();
-    until("a publish", || event(hub, topic, Some("k"), payload).is_ok());
-    start.elapsed()
+    loop {
+        let asked = Instant::now();
+        let Err(failed) = event(hub, topic, Some("k"), payload) else { return start.elapsed() };
+        let told = || format!("{failed}, after {:?}; {} {}", asked.elapsed(), own(hub), hub.health()["state_changes"]);
+        if start.elapsed() >= Duration::from_secs(30) {
+            let other = super::kafka::hub(json!({}));
+            panic!("no publish: {}; by another hub: {:?}", told(), event(&other, topic, Some("k"), payload).map(drop));
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// F02: a clean stop.

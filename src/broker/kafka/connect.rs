@@ -13,6 +13,9 @@ use crate::broker::{BackendEvent, Epoch};
 use crate::error::{Error, Kind, Result};
 use crate::sync::Deadline;
 
+/// So many attempts to connect in vain, one after the other, are made by one client.
+const CONNECTS_PER_CLIENT: u32 = 4;
+
 impl Shared {
     /// The producer to connect with; a new one, if the one before can do nothing any more.
     fn usable_producer(self: &Arc<Self>) -> Result<Arc<Producer>> {
@@ -48,7 +51,14 @@ impl Shared {
             return Err(error);
         }
         let answer = answer.map_err(|late| producer.cause().unwrap_or(late));
-        let downs = answer.map_err(|why| error::of("no broker can be reached", &why))?;
+        let downs = match answer {
+            Ok(downs) => downs,
+            Err(why) => {
+                self.connect_failed(&producer);
+                return Err(error::of("no broker can be reached", &why));
+            }
+        };
+        self.failed_connects.store(0, Ordering::Release);
         if self.is_closed() {
             return Err(closed());
         }
@@ -63,6 +73,24 @@ impl Shared {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// A client that has found no broker for a while is replaced: a new one begins without the waits, and whatever
+    /// else, that the old one has.
+    fn connect_failed(&self, producer: &Arc<Producer>) {
+        if self.failed_connects.fetch_add(1, Ordering::AcqRel) + 1 < CONNECTS_PER_CLIENT {
+            return;
+        }
+        self.failed_connects.store(0, Ordering::Release);
+        self.replace(producer);
+    }
+
+    /// The next attempt to connect makes another client.
+    fn replace(&self, who: &Producer) {
+        who.stop(Deadline::after(Some(Duration::ZERO)));
+        drop(self.producer.lock().take_if(|own| std::ptr::eq(&**own, who)));
+        let destinations: Vec<_> = self.destinations.lock().values().cloned().collect();
+        destinations.iter().for_each(|destination| destination.forget_client());
     }
 
     /// The cluster is gone, as the producer says.
@@ -88,10 +116,7 @@ impl Shared {
             self.lost(who, cause);
         }
         // Asked again and again, a server may lock a user out: nobody keeps that client.
-        who.stop(Deadline::after(Some(Duration::ZERO)));
-        drop(self.producer.lock().take_if(|own| std::ptr::eq(&**own, who)));
-        let destinations: Vec<_> = self.destinations.lock().values().cloned().collect();
-        destinations.iter().for_each(|destination| destination.forget_client());
+        self.replace(who);
     }
 
     /// Asks the program for a token, on a thread of its own: it may take its time. `without` is set if there is

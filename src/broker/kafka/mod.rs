@@ -17,7 +17,7 @@
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -110,6 +110,8 @@ struct Shared {
     link: Mutex<Option<Epoch>>,
     topics: Topics,
     own_records: OwnRecords,
+    /// Attempts to connect in vain since the last that was not, or since the client was replaced.
+    failed_connects: AtomicU32,
     /// Records that wait for their topics.
     kept: AtomicUsize,
     destinations: Mutex<HashMap<(String, TopicKind), Arc<KafkaDestination>>>,
@@ -145,6 +147,7 @@ impl Kafka {
             link: Mutex::default(),
             topics,
             own_records: OwnRecords::default(),
+            failed_connects: AtomicU32::new(0),
             kept: AtomicUsize::new(0),
             destinations: Mutex::default(),
             subscribers: Mutex::default(),
