@@ -381,7 +381,9 @@ impl Embedded {
     }
 
     fn delete_now(&self, topic: &str) -> Result<()> {
-        let removed = self.registry.write().topics.remove(topic).ok_or_else(|| self.not_found(topic))?;
+        // The lock is let go before anything else is asked.
+        let removed = self.registry.write().topics.remove(topic);
+        let removed = removed.ok_or_else(|| self.not_found(topic))?;
         removed.end(Life::Deleted);
         if let Some(journal) = &self.core.journal {
             journal.deleted(removed.id());

@@ -330,3 +330,13 @@ fn one_name_has_one_kind_and_one_setting() {
         assert_eq!(house.declare("s", TopicKind::Event, none).unwrap_err().kind(), Kind::Arg);
     });
 }
+
+/// A topic that is not there was looked for under the lock that the search itself takes.
+#[test]
+fn what_is_not_there_cannot_be_deleted_or_emptied() {
+    with_both(|house| {
+        let admin = house.broker.admin().unwrap();
+        assert_eq!(now(admin.delete("none", Moment::NEVER)).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(now(admin.purge("none", Moment::NEVER)).unwrap_err().kind(), Kind::NotFound);
+    });
+}
