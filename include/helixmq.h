@@ -151,7 +151,7 @@
 #define HMQ_EV_PUBLISHED (2) /* a publish has ended */
 #define HMQ_EV_STATE (3)     /* a backend changed its state */
 #define HMQ_EV_LOG (4)       /* a log line */
-#define HMQ_EV_FATE (5)      /* the later fate of a spooled message */
+#define HMQ_EV_FATE (5)      /* the later fate of a kept message; not told yet */
 #define HMQ_EV_END (6)       /* the last event of a subscription */
 
 /* Levels of a receipt: how safe the message is. */
@@ -181,7 +181,7 @@
 #define HMQ_RECORD_MAYBE_DUP (1) /* it may be a second copy */
 #define HMQ_RECEIPT_SPOOLED (1)  /* waits in the spool for the backend of its route */
 #define HMQ_MSG_REDELIVERED (1)  /* handed over before */
-#define HMQ_MSG_PROVISIONAL (2)  /* a copy shown while its backend is away */
+#define HMQ_MSG_PROVISIONAL (2)  /* a copy shown while its backend is away; not set yet */
 #define HMQ_MSG_MAYBE_DUP (4)    /* it may be a second copy */
 
 /* Formats of hmq_metrics. */

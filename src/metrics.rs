@@ -128,7 +128,7 @@ pub struct Gauge {
 
 /// All gauges: name without prefix, label, help.
 pub const GAUGES: &[(&str, &str, &str)] = &[
-    ("backend_state", "backend", "1 up, 0 down or not connected."),
+    ("backend_state", "backend", "1 takes messages (up, forwarding), else 0."),
     ("spool_records", "backend", "Messages kept for a server that was away."),
     ("spool_bytes", "backend", "Bytes of those."),
     ("topic_messages", "topic", "Tasks waiting and due; events in the log."),

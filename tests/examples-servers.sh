@@ -21,9 +21,11 @@ timeout 150 "$out/06_server_worker" "$port" $count >"$out/worker" 2>&1 &
 worker=$!
 timeout 150 "$out/05_server_producer" "$port" $count >"$out/producer" 2>&1 &
 producer=$!
-while [ "$(grep -c 'is done' "$out/worker" || true)" -lt 10 ]; do kill -0 $worker; done
+# Looks until a program has got so far, or has ended before.
+await() { kill -0 "$1" || { cat "$2"; exit 1; }; sleep 0.05; }
+while [ "$(grep -c 'is done' "$out/worker" || true)" -lt 10 ]; do await $worker "$out/worker"; done
 tools/rabbitmq.sh kill
-while ! grep -q 'kept here' "$out/producer"; do kill -0 $producer; done
+while ! grep -q 'kept here' "$out/producer"; do await $producer "$out/producer"; done
 tools/rabbitmq.sh start >/dev/null
 
 failed=0

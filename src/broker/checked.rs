@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{
-    Admin, BackendKind, Batch, Broker, Capabilities, CloseReport, Declared, Delivery, Destination, Epoch, Flow,
+    Admin, BackendKind, Batch, Broker, Capabilities, CloseReport, Declared, Delivery, Destination, Epoch, Flow, Level,
     Ordered, Receipts, Sink, Source, Start, Stop, Storage, SubscribeSpec, Support, Taken, TopicSpec, Verdict, Wake,
 };
 use crate::clock::Moment;
@@ -369,6 +369,10 @@ impl Source for CheckedSource {
 
     fn held(&self, tag: u64) -> Option<Message> {
         self.inner.held(tag)
+    }
+
+    fn level(&self, tag: u64) -> Level {
+        self.inner.level(tag)
     }
 
     fn extend(&self, tag: u64, lease: Duration) -> Result<()> {

@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use super::{
     Admin, BackendEvent, BackendKind, BackendSink, Batch, Broker, Capabilities, CloseReport, Context, Declared,
-    Delivery, Destination, Epoch, Flow, Outcome, Receipts, Sink, Source, Start, Storage, SubscribeSpec, Taken, Ticket,
-    TopicSpec, Verdict, Wake,
+    Delivery, Destination, Epoch, Flow, Level, Outcome, Receipts, Sink, Source, Start, Storage, SubscribeSpec, Taken,
+    Ticket, TopicSpec, Verdict, Wake,
 };
 use crate::clock::{Alarm, AlarmId, Clock, Moment};
 use crate::error::{Error, Fate, Kind, Result};
@@ -438,6 +438,10 @@ impl Source for FaultySource {
 
     fn held(&self, tag: u64) -> Option<Message> {
         self.inner.held(tag)
+    }
+
+    fn level(&self, tag: u64) -> Level {
+        self.inner.level(tag)
     }
 
     fn extend(&self, tag: u64, lease: Duration) -> Result<()> {

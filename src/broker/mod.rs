@@ -344,6 +344,12 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// `None` if the lease has ended, or if retention has dropped the event meanwhile.
     fn held(&self, tag: u64) -> Option<Message>;
 
+    /// How safe the message of a delivery is: what takes its place must not be less so. A broker inside the process
+    /// gives what it has.
+    fn level(&self, _tag: u64) -> Level {
+        Level::Broker
+    }
+
     /// Renews the lease of a delivery, counted from now. `Stale` if it has ended.
     fn extend(&self, tag: u64, lease: Duration) -> Result<(), Error>;
 

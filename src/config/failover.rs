@@ -41,7 +41,7 @@ words! {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct FailoverConfig {
-    /// Data directory of the embedded broker, which is the spool; none: it is in memory.
+    /// Data directory of the embedded broker; none: it is in memory. What is kept for servers is in memory either way.
     pub dir: Option<PathBuf>,
     /// When a message on disk is safe; `each` unless set.
     #[serde(with = "Maybe::<Word<SyncMode>>")]
@@ -49,7 +49,7 @@ pub struct FailoverConfig {
     /// Longest time between two syncs, for `interval`; 100 ms unless set.
     #[serde(rename = "sync_interval_ms", with = "Maybe::<Ms<1, 60_000>>")]
     pub sync_every: Option<Duration>,
-    /// How long a call waits for a server that may be away.
+    /// How long a call waits for a server that may be away. No effect yet: its message is kept at once.
     #[serde(rename = "suspect_wait_ms", with = "As::<Ms<0, 60_000>>")]
     pub suspect_wait: Duration,
     /// After this long without it, a server counts as down.
@@ -58,7 +58,7 @@ pub struct FailoverConfig {
     /// After so many failed connects in a row, a server counts as down.
     #[serde(with = "As::<Num<u32, 1, 1000>>")]
     pub down_after_attempts: u32,
-    /// How long a server may ask publishers to stop before messages are spooled.
+    /// How long a call waits for a server that asks publishers to stop. No effect yet: its message is kept at once.
     #[serde(rename = "blocked_wait_ms", with = "As::<Ms<0, 600_000>>")]
     pub blocked_wait: Duration,
     /// How long a server may take to confirm a message.
@@ -76,7 +76,7 @@ pub struct FailoverConfig {
     /// Disk that the messages may take, where there is a directory; they are in memory as well.
     #[serde(with = "As::<Num<u64, MIB, PIB>>")]
     pub disk_bytes_max: u64,
-    /// Memory that the spool may take, where it has no directory.
+    /// Memory that messages kept for one server may take.
     #[serde(with = "As::<Num<u64, 65_536, PIB>>")]
     pub memory_bytes_max: u64,
     /// Bytes that one topic may take of it.

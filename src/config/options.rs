@@ -450,7 +450,7 @@ pub struct InboxOptions {
     pub state: bool,
     /// Receives log lines too.
     pub log: bool,
-    /// Receives what became of spooled messages too.
+    /// Receives what became of kept messages too; none are told yet.
     pub fate: bool,
 }
 

@@ -56,6 +56,7 @@ pub enum BackendState {
 }
 
 impl BackendState {
+    /// Those of backends without a driver, in the order of their numbers.
     const ALL: [BackendState; 5] =
         [BackendState::Init, BackendState::Up, BackendState::Down, BackendState::Blocked, BackendState::Refused];
 
@@ -122,6 +123,15 @@ struct Detail {
     attempts: u64,
     /// The backend has spoken since the attempt began: its word is newer than the attempt's end.
     told: bool,
+    last_error: Option<Error>,
+}
+
+/// What errors and health tell of a backend, whoever knows it.
+struct Told {
+    state: BackendState,
+    forced: bool,
+    since_us: i64,
+    attempts: u64,
     last_error: Option<Error>,
 }
 
@@ -213,11 +223,13 @@ impl Backend {
     /// Refuses a publish while the backend is away.
     #[inline]
     pub fn check_up(&self) -> Result<()> {
-        match &self.driver {
-            Some(driver) if driver.is_open() => Ok(()),
-            Some(driver) => Err(driver.down_error(self.kind)),
-            None if self.state() == BackendState::Up => Ok(()),
-            None => Err(self.down_error()),
+        let is_up = match &self.driver {
+            Some(driver) => driver.is_open(),
+            None => self.state() == BackendState::Up,
+        };
+        match is_up {
+            true => Ok(()),
+            false => Err(self.down_error()),
         }
     }
 
@@ -236,15 +248,19 @@ impl Backend {
 
     #[cold]
     fn down_error(&self) -> Error {
-        let detail = self.detail.lock();
-        let state = if detail.forced { "forced down" } else { detail.real.name() };
-        let cause = detail.last_error.as_ref().map(|cause| format!(": {}", cause.message())).unwrap_or_default();
-        let error = Error::new(Kind::BackendDown, format!("the backend {} is {state}{cause}", self.kind.name()))
-            .with_backend(self.kind.name())
-            .with_fate(crate::error::Fate::NotSent);
-        match &detail.last_error {
-            Some(cause) => error.caused_by(cause.clone()),
-            None => error,
+        let told = self.told();
+        down_error(self.kind, told.state, told.forced, told.last_error)
+    }
+
+    fn told(&self) -> Told {
+        let (state, detail) = (self.state(), self.detail.lock().clone());
+        let Detail { forced, since_us, attempts, last_error, .. } = detail;
+        match &self.driver {
+            None => Told { state, forced, since_us, attempts, last_error },
+            Some(driver) => {
+                let (forced, attempts) = (driver.view().forced, driver.attempts());
+                Told { state, forced, since_us, attempts, last_error: driver.last_error() }
+            }
         }
     }
 
@@ -350,26 +366,33 @@ impl Backend {
 
     /// State, capabilities and last error as JSON.
     pub fn to_json(&self) -> Value {
-        let detail = self.detail.lock().clone();
-        let Some(driver) = &self.driver else {
-            return json!({
-                "backend": self.kind.name(), "state": self.state().name(), "forced": detail.forced,
-                "since_us": detail.since_us, "attempts": detail.attempts,
-                "last_error": detail.last_error.as_ref().map(Error::to_json),
-                "capabilities": self.broker.capabilities(),
-                "level": self.receipts.level.name(), "storage": self.broker.storage(),
-            });
-        };
-        let view = driver.view();
-        let (kept, bytes) = driver.spool().map(|spool| spool.held()).unwrap_or_default();
-        json!({
-            "backend": self.kind.name(), "state": BackendState::from(view.state).name(), "forced": view.forced,
-            "since_us": detail.since_us, "attempts": driver.attempts(), "flaps": view.flaps,
-            "last_error": driver.last_error().as_ref().map(Error::to_json),
-            "spool": {"records": kept, "bytes": bytes, "paused": view.paused, "rate": view.rate},
-            "capabilities": self.broker.capabilities(),
-            "level": self.receipts.level.name(),
-        })
+        let Told { state, forced, since_us, attempts, last_error } = self.told();
+        let mut json = json!({
+            "backend": self.kind.name(), "state": state.name(), "forced": forced, "since_us": since_us,
+            "attempts": attempts, "last_error": last_error.as_ref().map(Error::to_json),
+            "capabilities": self.broker.capabilities(), "level": self.receipts.level.name(),
+        });
+        match self.driver.as_ref().and_then(|driver| Some((driver.view(), driver.spool()?.held()))) {
+            None => json["storage"] = json!(self.broker.storage()),
+            Some((view, (records, bytes))) => {
+                json["flaps"] = json!(view.flaps);
+                json["spool"] = json!({"records": records, "bytes": bytes, "paused": view.paused, "rate": view.rate});
+            }
+        }
+        json
+    }
+}
+
+/// Why nothing can be published to a backend.
+pub(super) fn down_error(kind: BackendKind, state: BackendState, forced: bool, last: Option<Error>) -> Error {
+    let state = if forced { "forced down" } else { state.name() };
+    let cause = last.as_ref().map(|cause| format!(": {}", cause.message())).unwrap_or_default();
+    let error = Error::new(Kind::BackendDown, format!("the backend {} is {state}{cause}", kind.name()))
+        .with_backend(kind.name())
+        .with_fate(crate::error::Fate::NotSent);
+    match last {
+        Some(cause) => error.caused_by(cause),
+        None => error,
     }
 }
 

@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::backends::{Backend, BackendState};
+use super::backends::{self, Backend};
 use super::failover::backend::{self, Action, BackendConfig, Command, Input, Sign, View};
 use super::failover::{Way, Word};
 use super::spool::Spool;
 use super::Shared;
-use crate::broker::{BackendEvent, BackendKind, Epoch};
+use crate::broker::{BackendEvent, BackendKind, Epoch, Wake};
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
-use crate::error::{Error, Fate, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::runtime::Pending;
 use crate::sync::{Bell, Deadline, Mutex};
 
@@ -78,7 +78,7 @@ impl Driver {
         let _ = self.spool.set(Arc::downgrade(spool));
     }
 
-    /// The spool, if there is one.
+    /// The spool, as long as the hub is there.
     pub fn spool(&self) -> Option<Arc<Spool>> {
         self.spool.get()?.upgrade()
     }
@@ -113,16 +113,7 @@ impl Driver {
     /// Why nothing can be sent.
     pub fn down_error(&self, kind: BackendKind) -> Error {
         let view = self.view();
-        let state = if view.forced { "forced down" } else { BackendState::from(view.state).name() };
-        let last = self.last_error();
-        let cause = last.as_ref().map(|cause| format!(": {}", cause.message())).unwrap_or_default();
-        let error = Error::new(Kind::BackendDown, format!("the backend {} is {state}{cause}", kind.name()))
-            .with_backend(kind.name())
-            .with_fate(Fate::NotSent);
-        match last {
-            Some(cause) => error.caused_by(cause),
-            None => error,
-        }
+        backends::down_error(kind, view.state.into(), view.forced, self.last_error())
     }
 
     /// Takes in what happened. The gate is set before this returns.
@@ -174,6 +165,9 @@ impl Driver {
         let cause = self.last_error().filter(|_| !is_well);
         let change = backend.changed(&self.clock, from.into(), to.into(), cause);
         hub.tell(Some(change));
+        if hub.is_closing() {
+            self.end_waiting();
+        }
     }
 
     fn ends(&self) -> Option<(Arc<Shared>, Arc<Backend>)> {
@@ -245,55 +239,49 @@ impl Driver {
 
     async fn run(self: Arc<Self>) {
         loop {
-            while let Some(action) = self.next_action() {
-                let Some((hub, backend)) = self.ends().filter(|(hub, _)| !hub.is_gone()) else { return };
-                // A panic is told there, and must not end all that follows.
-                let _ = crate::runtime::contained("failover", || self.perform(&hub, &backend, action));
-            }
-            if self.ends().is_none_or(|(hub, _)| hub.is_gone()) {
-                return;
-            }
-            self.spool().iter().for_each(|spool| spool.run_later());
-            let until = |next: Option<Moment>| next.map_or(QUIET, |at| at.since(self.clock.now()));
-            let own = until(self.machine.lock().next_deadline());
-            if own.is_zero() {
-                self.input(Input::Tick);
-                continue;
-            }
-            let spool = self.spool();
-            let topics = until(spool.as_ref().and_then(|spool| spool.next_deadline()));
-            if let Some(spool) = spool.filter(|_| topics.is_zero()) {
-                spool.tick();
-                continue;
-            }
-            let left = own.min(topics);
-            let _ = tokio::time::timeout(left.min(QUIET), self.woken.notified()).await;
+            // A panic is told there, and must not end all that follows.
+            let left = crate::runtime::contained("failover", || self.step());
+            let Some(left) = left.unwrap_or(Some(QUIET)) else { return };
+            let _ = tokio::time::timeout(left, self.woken.notified()).await;
         }
+    }
+
+    /// Does what is to be done now; answers how long there is nothing more, `None` if the hub is gone.
+    fn step(self: &Arc<Self>) -> Option<Duration> {
+        let (hub, backend) = self.ends().filter(|(hub, _)| !hub.is_gone())?;
+        let spool = self.spool()?;
+        while let Some(action) = self.next_action() {
+            self.perform(&hub, &backend, &spool, action);
+        }
+        spool.run_later();
+        let until = |next: Option<Moment>| next.map_or(QUIET, |at| at.since(self.clock.now()));
+        let own = until(self.machine.lock().next_deadline());
+        if own.is_zero() {
+            self.input(Input::Tick);
+        }
+        let topics = until(spool.next_deadline());
+        if topics.is_zero() {
+            spool.tick();
+        }
+        Some(own.min(topics).min(QUIET))
     }
 
     fn next_action(&self) -> Option<Action> {
         self.todo.lock().pop_front()
     }
 
-    fn perform(self: &Arc<Self>, hub: &Arc<Shared>, backend: &Arc<Backend>, action: Action) {
+    fn perform(self: &Arc<Self>, hub: &Arc<Shared>, backend: &Arc<Backend>, spool: &Arc<Spool>, action: Action) {
         match action {
             Action::Connect { epoch, .. } => self.connect(hub, backend, epoch),
-            Action::Probe { epoch, turn } => match self.spool() {
-                Some(spool) => spool.probe(epoch, turn),
-                None => self.input(Input::Link(epoch, Sign::ProbeOk)),
-            },
-            Action::Forward { budget } => self.spool().iter().for_each(|spool| spool.forward(budget)),
-            Action::Sweep => self.spool().iter().for_each(|spool| spool.sweep()),
-            Action::CheckConfirms => {
-                let epoch = self.view().epoch;
-                match self.spool() {
-                    Some(spool) => spool.check_confirms(epoch),
-                    None => self.input(Input::Link(epoch, Sign::InTime)),
-                }
-            }
+            Action::Probe { epoch, turn } => spool.probe(epoch, turn),
+            Action::BlameProbed => spool.blame_probed(),
+            Action::Forward { budget } => spool.forward(budget),
+            Action::Sweep => spool.sweep(),
+            Action::CheckConfirms => spool.check_confirms(self.view().epoch),
             // What is not asked for is not forwarded. A connection that is given up is replaced by the next.
-            Action::BlameProbed => self.spool().iter().for_each(|spool| spool.blame_probed()),
-            Action::StopForwarding | Action::Disconnect { .. } | Action::SetGate(_) | Action::Notify { .. } => {}
+            Action::StopForwarding | Action::Disconnect { .. } => {}
+            // Done by whoever brought the news.
+            Action::SetGate(_) | Action::Notify { .. } => {}
         }
     }
 
@@ -320,6 +308,7 @@ impl Driver {
             own.input(Input::Link(epoch, sign));
             own.answer(&answer);
         };
+        // Without a runtime the attempt is not made, and is missed when its time is over.
         if let Ok(runtime) = crate::runtime::handle() {
             runtime.spawn(attempt);
         }
@@ -328,6 +317,11 @@ impl Driver {
     /// Takes in nothing new from now on. What is kept still goes out.
     pub fn stop_intake(&self) {
         self.input(Input::Command(Command::Close));
+        self.end_waiting();
+    }
+
+    /// Publishes of a closing hub do not wait for the word of a server that is away.
+    fn end_waiting(&self) {
         if let Some(spool) = self.spool().filter(|_| self.is_away()) {
             spool.end_waiting();
         }
@@ -340,9 +334,10 @@ impl Driver {
         }
     }
 
+    /// Whether a closing hub need not wait for it: one that was lost a moment ago may be back in another.
     fn is_away(&self) -> bool {
         use backend::State;
-        !matches!(self.view().state, State::Up | State::Forwarding | State::Probing)
+        !matches!(self.view().state, State::Up | State::Forwarding | State::Probing | State::Suspect)
     }
 }
 

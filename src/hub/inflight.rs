@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::inbox::{Event, InboxShared};
-use super::publish::{Receipt, ReceiptId};
+use super::receipt::{Receipt, ReceiptId};
 use crate::broker::{BackendKind, Level, Outcome, Ticket};
 use crate::error::{Error, Fate, Kind, Result};
 use crate::numbers::NumberMap;

@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::broker::{BackendKind, Context, Sink, Source, SubscribeSpec, Support, Wakers};
 use crate::clock::Clock;
 use crate::config::options::InboxOptions;
-use crate::config::{ClockChoice, Config};
+use crate::config::{ClockChoice, Config, OnOutage};
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::message::TopicKind;
@@ -50,6 +50,7 @@ mod kinds;
 pub mod process;
 pub mod publish;
 mod publish_json;
+pub mod receipt;
 pub mod replay;
 pub mod retry;
 pub mod route;
@@ -68,12 +69,12 @@ pub use feed::Incoming;
 pub use health::MetricsFormat;
 pub use inbox::{Event, Inbox, InboxWaker, Polled};
 pub use process::{set_log, set_token_provider, shutdown, LogLevel, TextHandler};
-pub use publish::{check_header, Publisher, PublisherDefaults, Receipt, ReceiptId};
+pub use publish::{check_header, Publisher, PublisherDefaults};
+pub use receipt::{Receipt, ReceiptId};
 pub use settle::{extend, settle, settle_many, Decision, Token};
 pub use subscribe::{Handler, HandlerVerdict, Subscription};
 
 use backends::{Backend, Relay, StateChange};
-use failover::policy::OnOutage;
 use inflight::{Completions, Inflight};
 use process::{new_id_prefix, next_hub_id};
 use publish::Outlet;
@@ -91,7 +92,7 @@ pub struct Shared {
     config: Config,
     context: Context,
     metrics: Arc<Metrics>,
-    routes: Routes,
+    routes: Arc<Routes>,
     roles: Mutex<Roles>,
     outlets: RwLock<HashMap<Arc<str>, Arc<Outlet>>>,
     /// First uses that fixed a kind without an outlet (subscriptions).
@@ -154,7 +155,7 @@ struct Roles {
 struct Wants {
     state: bool,
     log: bool,
-    #[expect(dead_code, reason = "fates are told by the spool, which comes with failover")]
+    #[expect(dead_code, reason = "fates of kept messages are counted, and not told yet")]
     fate: bool,
 }
 
@@ -325,7 +326,7 @@ impl Shared {
         let fallback = Backend::new(embedded, context.id_prefix, config.message_bytes_max);
         let shared = Arc::new(Self {
             id,
-            routes: Routes::new(&config)?,
+            routes: Arc::new(Routes::new(&config)?),
             metrics: Arc::default(),
             roles: Mutex::new(Roles { tasks: None, events: None, fallback: Arc::clone(&fallback) }),
             outlets: RwLock::default(),
@@ -450,6 +451,11 @@ impl Shared {
         home.broker.capabilities().tasks.is_there().then(|| Arc::clone(home))
     }
 
+    /// Whether messages of a topic are kept, or dropped, while `backend` is away.
+    fn spools(&self, backend: &Backend, topic: &str) -> bool {
+        backend.driver().is_some() && self.routes.on_outage(topic) != OnOutage::Fail
+    }
+
     /// The outlet of a topic, found or made.
     fn outlet(&self, topic: &str, asked: Option<(TopicKind, Use)>) -> Result<Arc<Outlet>> {
         self.check_open()?;
@@ -474,8 +480,7 @@ impl Shared {
         let kind = self.kind_of(topic, asked, false)?;
         let backend = self.backend_for(topic, kind)?;
         let destination = backend.broker.destination(topic, kind)?;
-        let spools = backend.driver().and_then(|driver| driver.spool());
-        let spools = spools.is_some_and(|spool| spool.on_outage(topic) != OnOutage::Fail);
+        let spools = self.spools(&backend, topic);
         let topic: Arc<str> = Arc::from(topic);
         let outlet = Arc::new(Outlet { topic: Arc::clone(&topic), kind, backend, destination, spools });
         let mut outlets = self.outlets.write();
@@ -489,8 +494,7 @@ impl Shared {
     /// Opens a source on the backend that a subscription's topic has.
     fn open_source(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, timeout: Timeout) -> Result<Arc<dyn Source>> {
         let backend = self.backend_for(&spec.pattern, spec.kind)?;
-        let spool = backend.driver().and_then(|driver| driver.spool()).filter(|_| !spec.read_only);
-        if spool.is_none_or(|spool| spool.on_outage(&spec.pattern) == OnOutage::Fail) {
+        if spec.read_only || !self.spools(&backend, &spec.pattern) {
             backend.check_up()?;
         }
         let until = backends::deadline(&self.context.clock, timeout);

@@ -11,56 +11,18 @@ use std::time::Duration;
 use super::backends::Backend;
 use super::batch::Sending;
 use super::inflight::{Answer, Done};
+use super::receipt::{Receipt, ReceiptId};
 use super::route::Use;
 use super::{Hub, Shared, Timeout};
 use crate::broker::checked::check_record;
-use crate::broker::{BackendKind, Batch, Destination, Level, Ticket, Wake};
+use crate::broker::{Batch, Destination, Level, Ticket, Wake};
 use crate::config::options::PublisherOptions;
 use crate::error::{Error, Fate, Kind, Result};
 use crate::limits;
-use crate::message::{HeaderBlock, Headers, MessageId, Record, TopicKind};
+use crate::message::{HeaderBlock, Headers, Record, TopicKind};
 use crate::metrics::Counter;
 use crate::reentrancy::{as_callback, not_from_callback_of, Caller};
 use crate::sync::{Bell, Deadline};
-
-/// What a successful publish answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Receipt {
-    /// How safe the message is.
-    pub level: Level,
-    /// Who has it.
-    pub backend: BackendKind,
-    /// Its id.
-    pub id: ReceiptId,
-    /// It waits in the spool for its backend to come back.
-    pub spooled: bool,
-}
-
-/// The id of a message that was taken. Most callers never look, so its text is made when asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReceiptId {
-    /// Made here, from the hub's prefix and the message's number.
-    Made(u64, u64),
-    /// Brought by the record.
-    Given(MessageId),
-}
-
-impl ReceiptId {
-    pub(super) fn of(record: &Record<'_>, outlet: &Outlet, seq: u64) -> Self {
-        match record.id {
-            "" => ReceiptId::Made(outlet.backend.id_prefix, seq),
-            given => ReceiptId::Given(MessageId::given(given)),
-        }
-    }
-
-    /// The text.
-    pub fn text(&self) -> MessageId {
-        match self {
-            ReceiptId::Made(prefix, seq) => MessageId::made(*prefix, *seq),
-            ReceiptId::Given(id) => *id,
-        }
-    }
-}
 
 /// Where the messages of one topic go.
 #[derive(Debug)]
@@ -71,6 +33,17 @@ pub(super) struct Outlet {
     pub(super) destination: Arc<dyn Destination>,
     /// Its messages are kept, or dropped, while their server is away.
     pub(super) spools: bool,
+}
+
+impl Outlet {
+    /// Refuses a publish while its server is away, unless that is the spool's to decide.
+    #[inline]
+    fn check_up(&self) -> Result<()> {
+        if self.spools {
+            return Ok(());
+        }
+        self.backend.check_up()
+    }
 }
 
 /// What a hand-over of several records did.
@@ -428,9 +401,7 @@ impl Shared {
 
     pub(super) fn check_publish(&self, outlet: &Outlet, record: &Record<'_>, require: Option<Level>) -> Result<()> {
         self.check_open()?;
-        if !outlet.spools {
-            outlet.backend.check_up()?;
-        }
+        outlet.check_up()?;
         self.check_record(record)?;
         if let Some(level) = require {
             self.check_level(outlet, level)?;
@@ -501,16 +472,18 @@ impl Shared {
         let shared_done = Arc::new(crate::sync::Mutex::new(Some(done)));
         let told = Arc::clone(&shared_done);
         let tell = move |result: Result<Receipt>| {
-            if let Some(done) = told.lock().take() {
+            // Not under the lock: it may publish.
+            let done = told.lock().take();
+            if let Some(done) = done {
                 done(result.map(drop));
             }
         };
         // What came in may be larger than what may be published here, and must not stay for that.
-        let check_up = || if outlet.spools { Ok(()) } else { outlet.backend.check_up() };
-        let started = self.check_open().and_then(|()| check_up());
+        let started = self.check_open().and_then(|()| outlet.check_up());
         let started = started.and_then(|()| self.start_async(&outlet, record, require, self.next_id(), tell));
         if let Err(error) = started {
-            if let Some(done) = shared_done.lock().take() {
+            let done = shared_done.lock().take();
+            if let Some(done) = done {
                 done(Err(error));
             }
         }

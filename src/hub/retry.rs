@@ -150,25 +150,12 @@ impl Attempts {
             DeadLetterTopic::OfOrigin => format!("{}{DEAD_LETTER_SUFFIX}", message.topic()),
             DeadLetterTopic::Named(name) => name.clone(),
         };
-        let told = format!("message {} of `{}` is in `{topic}` now: {reason}", message.id().as_str(), message.topic());
+        let require = Some(source.level(open.tag));
         let source = Arc::clone(source);
-        let counted = Arc::downgrade(&hub);
-        let done = move |result: Result<()>| {
-            let Some(hub) = counted.upgrade() else { return };
-            match result {
-                Ok(()) => {
-                    hub.metrics.add(Counter::DeadLettered, 1);
-                    hub.log_warn("dead_lettered", &told);
-                    source.settle(&[(open.tag, Verdict::Ack)]);
-                }
-                Err(error) => {
-                    hub.log_warn("dead_letter_failed", &format!("a dead letter could not be written: {error}"));
-                    source.settle(&[(open.tag, Verdict::Retry(later))]);
-                }
-            }
+        let done = move |is_written: bool| {
+            let verdict = if is_written { Verdict::Ack } else { Verdict::Retry(later) };
+            source.settle(&[(open.tag, verdict)]);
         };
-        // The original is at its server: what takes its place must be as safe.
-        let require = Some(Level::Broker);
         hub.write_dead_letter(&topic, (&message, self.kind), open.attempt, reason, require, Box::new(done));
         Ok(())
     }
@@ -185,14 +172,15 @@ impl Attempts {
 }
 
 impl Shared {
+    /// Writes a dead letter, counts it and says so; `done` hears whether it is written.
     fn write_dead_letter(
-        &self,
+        self: &Arc<Self>,
         topic: &str,
         (message, kind): (&Message, TopicKind),
         attempt: u32,
         reason: &str,
         require: Option<Level>,
-        done: Box<dyn FnOnce(Result<()>) + Send>,
+        done: Box<dyn FnOnce(bool) + Send>,
     ) {
         let mut headers = HeaderBlock::default();
         headers.extend(message.headers(), &DEAD_HEADERS);
@@ -208,7 +196,23 @@ impl Shared {
         let id = message.id();
         // Attempts start again at the dead letter's own consumer; the old count is in the header.
         let record = Record { headers: headers.headers(), attempts: 0, ..Record::again(message, id.as_str()) };
-        self.publish_internal(topic, TopicKind::Task, &record, require, done);
+        let told = format!("message {} of `{}` is in `{topic}` now: {reason}", id.as_str(), message.topic());
+        let hub = Arc::downgrade(self);
+        let written = move |result: Result<()>| {
+            if let Some(hub) = hub.upgrade() {
+                match &result {
+                    Ok(()) => {
+                        hub.metrics.add(Counter::DeadLettered, 1);
+                        hub.log_warn("dead_lettered", &told);
+                    }
+                    Err(error) => {
+                        hub.log_warn("dead_letter_failed", &format!("a dead letter could not be written: {error}"));
+                    }
+                }
+            }
+            done(result.is_ok());
+        };
+        self.publish_internal(topic, TopicKind::Task, &record, require, Box::new(written));
     }
 
     /// Writes the dead letter of a message that was kept for its server, which then refused it.
@@ -217,29 +221,18 @@ impl Shared {
         message: &Message,
         kind: TopicKind,
         reason: &str,
-        failed: Box<dyn FnOnce() + Send>,
+        done: Box<dyn FnOnce(bool) + Send>,
     ) {
-        let topic = format!("{}{DEAD_LETTER_SUFFIX}", message.topic());
-        let told = format!("message {} of `{}`, kept for its server: {reason}", message.id().as_str(), message.topic());
         if message.topic().ends_with(DEAD_LETTER_SUFFIX) {
-            self.log_warn("dead_letter_lost", &format!("a dead letter was refused, and is lost: {told}"));
-            return;
+            // It has nowhere further to go, and nobody who would try it again.
+            let (id, topic) = (message.id(), message.topic());
+            let text =
+                format!("dead letter {} for `{topic}` was refused by the server, and is lost: {reason}", id.as_str());
+            self.log_warn("dead_letter_lost", &text);
+            return done(true);
         }
-        let counted = Arc::downgrade(self);
-        let done = move |result: Result<()>| {
-            let Some(hub) = counted.upgrade() else { return };
-            match result {
-                Ok(()) => {
-                    hub.metrics.add(Counter::DeadLettered, 1);
-                    hub.log_warn("dead_lettered", &told);
-                }
-                Err(error) => {
-                    hub.log_warn("dead_letter_failed", &format!("{told}; no dead letter could be written: {error}"));
-                    failed();
-                }
-            }
-        };
-        self.write_dead_letter(&topic, (message, kind), 1, reason, None, Box::new(done));
+        let topic = format!("{}{DEAD_LETTER_SUFFIX}", message.topic());
+        self.write_dead_letter(&topic, (message, kind), 1, reason, None, done);
     }
 }
 

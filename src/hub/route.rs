@@ -32,6 +32,8 @@ pub struct Route {
 pub struct Routes {
     configured: Vec<Route>,
     tasks: Vec<Pattern>,
+    /// Where no route says it.
+    on_outage: OnOutage,
 }
 
 /// How a topic came by its kind.
@@ -74,7 +76,16 @@ impl Routes {
             })
         });
         let tasks = TASK_PATTERNS.iter().map(|text| Pattern::parse(text));
-        Ok(Self { configured: configured.collect::<Result<_>>()?, tasks: tasks.collect::<Result<_>>()? })
+        Ok(Self {
+            configured: configured.collect::<Result<_>>()?,
+            tasks: tasks.collect::<Result<_>>()?,
+            on_outage: config.on_outage(None),
+        })
+    }
+
+    /// What happens to publishes of `topic` while its server is away.
+    pub fn on_outage(&self, topic: &str) -> OnOutage {
+        self.route(topic).map_or(self.on_outage, |route| route.on_outage)
     }
 
     /// The first configured route that matches.

@@ -36,8 +36,7 @@ impl Shared {
         let context = Context { sink: Arc::clone(&relay) as Arc<dyn BackendSink>, ..self.context.clone() };
         let passing = Arc::new(Passing::default());
         let broker = open(Context { sink: Arc::clone(&passing) as Arc<dyn BackendSink>, ..context.clone() })?;
-        let spool = Spool::before(broker, &passing, &driver, &self.config, context, &self.metrics)?;
-        spool.belongs_to(self);
+        let spool = Spool::before(broker, &passing, &driver, context, self);
         let broker = Arc::new(Spooled(spool)) as Arc<dyn Broker>;
         let backend = Backend::server(broker, self.context.id_prefix, self.config.message_bytes_max, driver);
         relay.connect(self, &backend);

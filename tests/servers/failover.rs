@@ -87,7 +87,12 @@ impl Side {
 
 impl Drop for Away {
     fn drop(&mut self) {
-        self.0.does("start");
+        if std::thread::panicking() {
+            // A second panic would end all tests, and hide the first.
+            drop(std::panic::catch_unwind(|| self.0.does("start")));
+        } else {
+            self.0.does("start");
+        }
     }
 }
 
@@ -143,7 +148,8 @@ fn forwarded(hub: &Hub) {
 fn everything_arrives_though_the_server_came_later(side: Side) {
     let _alone = side.alone();
     let away = side.away("kill");
-    let hub = side.hub(json!({"connection_timeout_ms": 1000}));
+    // A Kafka that has just started may take long to confirm.
+    let hub = side.hub(json!({"connection_timeout_ms": 1000, "failover": {"confirm_timeout_ms": 30_000}}));
     assert_eq!((hub.health()["degraded"].as_bool(), hub.health()["live"].as_bool()), (Some(true), Some(true)));
     let topic = side.topic();
     for number in 0..200 {
@@ -226,7 +232,8 @@ fn nothing_is_lost(side: Side, hub: &Hub, topic: &str, more: Value, fault: impl 
     let kept = told.iter().filter(|(_, result)| result.as_ref().unwrap().spooled).count();
     let second = side.all(topic, count, more).check(count);
     println!("{count} published, {kept} of them kept, {second} second copies, the longest call {worst:?}");
-    assert!(worst < Duration::from_millis(500), "{worst:?}");
+    // None of these calls waits; but they share two cores with a server that starts.
+    assert!(worst < Duration::from_secs(2), "{worst:?}");
     kept
 }
 
@@ -279,7 +286,8 @@ fn a_call_gets_what_it_asks_for(side: Side) {
         {"pattern": format!("{other}.fail"), "kind": side.kind.name(), "on_outage": "fail"},
         {"pattern": format!("{other}.drop"), "kind": side.kind.name(), "on_outage": "drop"},
     ]);
-    let hub = side.hub(json!({"routes": routes, "failover": {"memory_bytes_max": 1 << 21}}));
+    let failover = json!({"memory_bytes_max": 1 << 21, "suspect_wait_ms": 5000, "down_after_ms": 6000});
+    let hub = side.hub(json!({"routes": routes, "failover": failover}));
     let topic = side.topic();
     let publish = |topic: &str, bytes: usize, require| {
         let payload = vec![b'x'; bytes];
@@ -306,7 +314,11 @@ fn a_call_gets_what_it_asks_for(side: Side) {
     let refused = publish(&format!("{other}.fail"), 1, None).unwrap_err();
     assert_eq!((refused.kind(), refused.fate()), (Kind::BackendDown, Some(Fate::NotSent)), "{refused}");
     assert_eq!(publish(&format!("{other}.drop"), 1, None).unwrap().level, Level::None);
-    assert!(start.elapsed() < Duration::from_millis(150), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(metric(&hub, "helixmq_outage_dropped_total"), 1);
+    let expires = Record { ttl_ms: 100, ..Record::new(b"soon over") };
+    assert!(hub.publish(&format!("{other}.ttl"), Some(side.kind), &expires, None, WAIT).unwrap().spooled);
+    until("its end", || metric(&hub, "helixmq_spool_expired_total") == 1);
     // T13: what does not fit stays with the program.
     for _ in 0..3 {
         let receipt = publish(&topic, 600_000, Some(Level::Memory)).unwrap();
@@ -337,28 +349,47 @@ fn kafka_a_call_gets_what_it_asks_for() {
     a_call_gets_what_it_asks_for(KAFKA);
 }
 
-/// T15: a hub that closes while its server is away says what it leaves behind, in time.
+/// T15: a hub that closes while its server is away says what it leaves behind, in time; who waits gets an answer.
 #[test]
 fn t15_a_close_with_messages_kept_is_in_time() {
     let side = RABBITMQ;
     let _alone = side.alone();
     let hub = side.hub(json!({}));
     let topic = side.topic();
+    let log = hub.inbox(InboxOptions::from_json(r#"{"log": true}"#).unwrap()).unwrap();
     side.publish(&hub, &topic, "k", "0").unwrap();
-    let away = side.away("kill");
-    until("the loss", || !is_up(&hub));
-    for number in 1..=25 {
+    hub.forwarding(false).unwrap();
+    hub.backend_force(side.name, true).unwrap();
+    for number in 1..=24 {
         assert!(side.publish(&hub, &topic, "k", &number.to_string()).unwrap().spooled);
     }
-    let waits = hub.clone();
-    let waiting = std::thread::spawn(move || waits.wait_forwarded(None));
-    // One that waits for its server's word gets an answer.
-    let waits = publisher_of(&hub, side, &topic);
+    hub.backend_force(side.name, false).unwrap();
+    until("the end of the drill", || is_up(&hub));
+    let (first, second, at) = (hub.clone(), hub.clone(), topic.clone());
+    let forwarded = std::thread::spawn(move || first.wait_forwarded(None));
+    let confirmed = std::thread::spawn(move || {
+        let record = Record { key: Some(b"k"), ..Record::new(b"25") };
+        second.publish(&at, Some(side.kind), &record, Some(Level::Broker), None)
+    });
+    until("its place behind the others", || own(&hub)["spool"]["records"] == 25);
+    let late = publisher_of(&hub, side, &topic);
+    let away = side.away("kill");
+    until("the loss", || !is_up(&hub));
+    hub.forwarding(true).unwrap();
     let start = Instant::now();
-    hub.close(None).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-    assert_eq!(waiting.join().unwrap().unwrap_err().kind(), Kind::Closed);
-    assert_eq!(waits.send(&Record::new(b"late"), WAIT).unwrap_err().kind(), Kind::Closed);
+    hub.close(Some(Duration::from_secs(20))).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(forwarded.join().unwrap().unwrap_err().kind(), Kind::Closed);
+    assert_eq!(confirmed.join().unwrap().unwrap_err().kind(), Kind::OutcomeUnknown);
+    assert_eq!(late.send(&Record::new(b"late"), WAIT).unwrap_err().kind(), Kind::Closed);
+    let mut events = Vec::new();
+    while log.poll(100, Some(Duration::ZERO), &mut events) == Polled::Data {}
+    let lines = events.iter().filter_map(|event| match event {
+        Event::Log { json, .. } if json.contains("closed_with_messages") => Some(json.to_string()),
+        _ => None,
+    });
+    let lines: Vec<String> = lines.collect();
+    assert!(matches!(&lines[..], [line] if line.contains("25 messages")), "{lines:?}");
     drop(away);
 }
 
@@ -389,10 +420,8 @@ fn t10_a_kept_message_that_is_refused_becomes_a_dead_letter() {
     let (full, good) = (side.topic(), side.topic());
     let options = json!({"name": full, "kind": "task", "messages_max": 1, "overflow": "reject"}).to_string();
     hub.declare(&helixmq::config::options::DeclareOptions::from_json(&options).unwrap(), WAIT).unwrap();
-    let mut sent = 0;
-    while side.publish(&hub, &full, "k", &sent.to_string()).is_ok() {
-        sent += 1;
-    }
+    let refused = (0..1000).find_map(|number| side.publish(&hub, &full, "k", &number.to_string()).err());
+    assert_eq!(refused.expect("the limit is kept").fate(), Some(Fate::Refused));
     side.publish(&hub, &good, &key(0), "0").unwrap();
     hub.backend_force(side.name, true).unwrap();
     assert!(side.publish(&hub, &full, "k", "one too many").unwrap().spooled);
@@ -422,8 +451,9 @@ fn a_full_spool_keeps_publishers_asleep_until_there_is_room() {
     hub.backend_force(side.name, true).unwrap();
     assert!(publish(WAIT).unwrap().spooled);
     let waits = metric(&hub, "helixmq_publish_failed_total");
-    let before = processor_time();
+    let (before, start) = (processor_time(), Instant::now());
     assert_eq!(publish(Some(Duration::from_secs(2))).unwrap_err().kind(), Kind::Full);
+    assert!(start.elapsed() >= Duration::from_millis(1900), "{:?}", start.elapsed());
     let spent = processor_time() - before;
     assert!(spent < Duration::from_millis(500), "{spent:?} of processor time while waiting two seconds");
     assert_eq!(metric(&hub, "helixmq_publish_failed_total"), waits + 1);
@@ -437,11 +467,11 @@ fn a_full_spool_keeps_publishers_asleep_until_there_is_room() {
     hub.close(WAIT).unwrap();
 }
 
-/// Of this process, in user mode.
+/// Of this thread, in user mode and in the system.
 fn processor_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
     let after = stat.rsplit(')').next().unwrap().to_owned();
-    let ticks: u64 = after.split_whitespace().nth(11).unwrap().parse().unwrap();
+    let ticks: u64 = after.split_whitespace().skip(11).take(2).map(|text| text.parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 10)
 }
 
@@ -451,14 +481,14 @@ fn t3_nothing_is_stuck_after_many_restarts() {
     let side = KAFKA;
     let _alone = side.alone();
     let hub = side.hub(json!({}));
-    nothing_is_lost(side, &hub, &side.topic(), json!({}), |published| {
+    let kept = nothing_is_lost(side, &hub, &side.topic(), json!({}), |published| {
         // Stopped, not killed: a Kafka that is killed moments after its start may come back without its SCRAM users.
         for _ in 0..scaled(3, 10) {
             drop(side.away("stop"));
             published(50);
         }
     });
-    assert!(own(&hub)["flaps"].as_u64().unwrap() > 0, "{}", own(&hub));
+    assert!(kept > 0 && own(&hub)["flaps"].as_u64().unwrap() > 0, "{kept} {}", own(&hub));
     hub.close(WAIT).unwrap();
 }
 
@@ -486,17 +516,31 @@ fn t4_t5_silence_is_found_out_and_what_was_not_confirmed_is_sent_again_with_a_ma
     hub.close(WAIT).unwrap();
 }
 
+/// The server's alarm, which ends when this is dropped.
+struct Alarm;
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        server(&["ctl", "set_vm_memory_high_watermark", "0.6"]);
+    }
+}
+
 /// T12: a server that asks publishers to stop.
 #[test]
 fn t12_an_alarm_keeps_nobody_waiting() {
     let side = RABBITMQ;
     let _alone = side.alone();
-    let hub = side.hub(json!({"failover": {"blocked_wait_ms": 500}}));
+    let hub = side.hub(json!({"failover": {"blocked_wait_ms": 5000}}));
+    let other = side.topic();
     let kept = nothing_is_lost(side, &hub, &side.topic(), json!({}), |published| {
+        let alarm = Alarm;
         server(&["ctl", "set_vm_memory_high_watermark", "absolute", "1000000"]);
         until("the alarm", || state(&hub) == "blocked");
+        let start = Instant::now();
+        assert!(side.publish(&hub, &other, "k", "x").unwrap().spooled);
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
         published(500);
-        server(&["ctl", "set_vm_memory_high_watermark", "0.6"]);
+        drop(alarm);
     });
     assert!(kept > 0);
     hub.close(WAIT).unwrap();
@@ -525,39 +569,43 @@ fn t7_kept_tasks_are_done_here_or_sent_and_never_both() {
     for number in 1..=20 {
         assert!(side.publish(&hub, &topic, &key(number), &number.to_string()).unwrap().spooled);
     }
-    let mut done = std::collections::BTreeSet::new();
-    let mut failed_once = false;
+    let mut done: BTreeMap<String, u32> = BTreeMap::new();
+    let (mut failed, mut rejected) = (None, None);
     for _ in 0..10 {
         let incoming = next(&first);
-        if !failed_once {
+        if failed.is_none() {
             // It comes again, as a second attempt.
-            failed_once = true;
+            failed = Some(text(&incoming));
             settle(incoming.token, Decision::Retry { delay: None, reason: "once more" }).unwrap();
             continue;
         }
-        assert!(done.insert(text(&incoming)), "{} twice", text(&incoming));
+        let before = done.insert(text(&incoming), incoming.attempt);
+        assert_eq!(before, None, "{} twice", text(&incoming));
+        if rejected.is_none() {
+            rejected = Some(text(&incoming));
+            settle(incoming.token, Decision::Reject { reason: "never" }).unwrap();
+            continue;
+        }
         ack(&incoming);
     }
+    until("the dead letter, which is kept, too", || metric(&hub, "helixmq_dead_lettered_total") == 1);
     // One subscription ends, what it holds goes to another that is opened now.
     let held = next(&first);
-    assert!(!done.contains(&text(&held)));
+    assert!(!done.contains_key(&text(&held)));
     sub.close(WAIT).unwrap();
     let second = inbox(&hub);
     let _sub = subscribe(&hub, json!({"topic": topic, "prefetch": 4}), &second);
-    let mut again = 0;
     for _ in 0..5 {
         let incoming = next(&second);
-        assert!(done.insert(text(&incoming)), "{} twice", text(&incoming));
-        again += usize::from(incoming.attempt == 2);
+        assert_eq!(done.insert(text(&incoming), incoming.attempt), None, "{} twice", text(&incoming));
         ack(&incoming);
     }
-    assert!(again <= 1);
     // These stay out while the server comes back.
     let out = next(&second);
     drop(away);
     until("the return", || is_up(&hub));
     ack(&out);
-    done.insert(text(&out));
+    done.insert(text(&out), out.attempt);
     while done.len() < 20 {
         let incoming = next(&second);
         if text(&incoming) == "0" {
@@ -565,18 +613,45 @@ fn t7_kept_tasks_are_done_here_or_sent_and_never_both() {
             ack(&incoming);
             continue;
         }
-        assert!(done.insert(text(&incoming)), "{} twice", text(&incoming));
+        assert_eq!(done.insert(text(&incoming), incoming.attempt), None, "{} twice", text(&incoming));
         ack(&incoming);
     }
     forwarded(&hub);
+    assert_eq!(done[&failed.unwrap()], 2, "{done:?}");
+    assert_eq!(dead_letter(&hub, &format!("{topic}.dlq"))["reason"], "never");
     while let Some(more) = next_within(&second, Duration::from_secs(1)) {
         assert_eq!(text(&more), "0", "one more came");
         ack(&more);
     }
-    assert!(metric(&hub, "helixmq_local_done_total") >= 15);
+    assert!(metric(&hub, "helixmq_local_done_total") >= 15, "{rejected:?}");
     side.publish(&hub, &topic, "k", "21").unwrap();
     assert_eq!(text(&next(&second)), "21", "by the server again");
     hub.close(WAIT).unwrap();
+}
+
+/// What failed here goes to its server with its attempts, where the form has a place for them.
+#[test]
+fn what_failed_here_is_sent_with_its_attempts() {
+    for (side, attempt) in [(RABBITMQ, 2), (Side { kind: TopicKind::Task, ..KAFKA }, 1)] {
+        let _alone = side.alone();
+        let topic = side.topic();
+        let plain = json!([{"pattern": topic, "kind": "task", "backend": "kafka", "wire": "plain"}]);
+        let routes = if side.name == "kafka" { plain } else { json!([]) };
+        let hub = side.hub(json!({"routes": routes, "retry": {"delay_ms": 1000, "jitter": false}}));
+        let (here, there) = (inbox(&hub), inbox(&hub));
+        let sub = subscribe(&hub, json!({"topic": topic}), &here);
+        until("a connection", || is_up(&hub));
+        hub.backend_force(side.name, true).unwrap();
+        assert!(side.publish(&hub, &topic, "k", "x").unwrap().spooled);
+        settle(next(&here).token, Decision::Retry { delay: None, reason: "once more" }).unwrap();
+        sub.close(WAIT).unwrap();
+        hub.backend_force(side.name, false).unwrap();
+        let _sub = subscribe(&hub, json!({"topic": topic}), &there);
+        let incoming = next(&there);
+        assert_eq!((text(&incoming).as_str(), incoming.attempt), ("x", attempt), "{}", side.name);
+        ack(&incoming);
+        hub.close(WAIT).unwrap();
+    }
 }
 
 /// A subscription that is opened without its server begins when that is there.

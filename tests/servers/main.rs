@@ -226,7 +226,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not come to be");
-        std::thread::yield_now();
+        pass(Duration::from_millis(2));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where records of one topic are handed over, in order.
 //!
-//! Nothing is handed over before every partition of the topic answers: a leader that is not ready yet may refuse a
-//! producer's first request and take its second, and then the first is lost while librdkafka counts it as
-//! arrived. What comes earlier is kept here, and goes out first.
+//! Nothing is handed over before every partition of the topic answers, or 2 s have passed: a leader that is not
+//! ready yet may refuse a producer's first request and take its second, and then the first is lost while
+//! librdkafka counts it as arrived. What comes earlier is kept here, and goes out first.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;

@@ -187,14 +187,15 @@ fn a_confirm_that_is_only_inferred_is_none() {
     mock.topic("fresh", 1);
     let broker = open(&mock, &told);
     broker.shared.make("fresh", PATIENCE).unwrap();
-    mock.slow_down(Duration::from_millis(300));
+    mock.slow_down(Duration::from_millis(1500));
     mock.fail(&[Answer::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
     publish(&broker, "fresh", 0..1);
     // Longer than the first one waits for company.
     let pause = Bell::new();
-    pause.wait(pause.heard(), Deadline::after(Some(Duration::from_millis(50))));
+    pause.wait(pause.heard(), Deadline::after(Some(Duration::from_millis(300))));
     publish(&broker, "fresh", 1..2);
     let outcomes = told.outcomes(2);
+    mock.slow_down(Duration::ZERO);
     assert_eq!(read(&broker, "fresh"), [1]);
     assert!(matches!(outcomes[0], Outcome::Unknown(_)) && confirmed(&outcomes[1]), "{outcomes:?}");
     close(&broker);

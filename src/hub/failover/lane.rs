@@ -514,6 +514,11 @@ impl Lane {
         self.on_way += usize::from(record.is_on_way());
     }
 
+    /// Whether a record is not settled yet.
+    pub fn has(&self, seq: u64) -> bool {
+        self.find(seq).is_some()
+    }
+
     pub(super) fn find(&self, seq: u64) -> Option<usize> {
         self.records.binary_search_by_key(&seq, |record| record.seq).ok()
     }

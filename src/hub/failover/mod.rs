@@ -37,7 +37,8 @@
 //! - A lane that is idle is dropped; it is made again by the next publish. Numbers rise for the hub and
 //!   all its runs: a new run begins above every number that an earlier one gave.
 //! - At `CheckConfirms` a driver looks at the oldest record in flight of each destination ([`blame`]) and at
-//!   the client's window ([`is_stuck`], told as `Sick`).
+//!   the client's window, where that can be full without an end ([`is_stuck`], told as `Sick`). Those of
+//!   RabbitMQ and Kafka cannot.
 //! - Facts for the backend ([`backend::Input::Spool`]) may be reported at any time; the sweep, each second,
 //!   makes up for a report or a wake-up that was missed.
 //! - Leases and provisional copies are for the time of an outage: there are none while the gate is open.
@@ -285,20 +286,8 @@ pub mod ramp;
 pub mod record;
 pub mod timers;
 
+pub use crate::broker::Level;
 pub use destination::{blame, is_stuck, Blame};
-
-/// How safe a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Nowhere: dropped, as the route asked for.
-    None,
-    /// In this process; outlives a server.
-    Memory,
-    /// On disk; outlives the process.
-    Disk,
-    /// Confirmed by a server.
-    Broker,
-}
 
 /// How a record that was handed to a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

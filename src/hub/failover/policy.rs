@@ -13,18 +13,7 @@
 
 use super::{Level, Way};
 
-/// What the route of a topic does while its server is away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnOutage {
-    /// Stored, forwarded later, and open to this process's own consumers meanwhile.
-    Local,
-    /// Stored and forwarded later.
-    Spool,
-    /// The publish fails at once.
-    Fail,
-    /// The message is dropped and counted.
-    Drop,
-}
+pub use crate::config::OnOutage;
 
 /// The unsettled spool records of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

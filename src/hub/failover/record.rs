@@ -6,14 +6,7 @@ use super::policy::{Failure, Need, OnOutage, Room};
 use super::Level;
 use crate::clock::Moment;
 
-/// Tasks are done once by anyone; events are seen by each group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Tasks.
-    Task,
-    /// Events.
-    Event,
-}
+pub use crate::message::TopicKind as Kind;
 
 /// What holds for all lanes of a destination.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use super::backend::{Action, Backend, BackendConfig, Command, Input, Sign, State
 use super::destination::{Deed, Destination, DestinationConfig, Seen, Standing};
 use super::lane::{Ask, Completed, Decision, Fate, Kind, Lane, LaneAction, Place, Rules, Verdict};
 use super::policy::{OnOutage, Room};
-use super::timers::Timer;
+use super::timers::{Timer, KINDS};
 use super::{Ending, Gate, Level, Way, Word};
 use crate::clock::Moment;
 
@@ -191,19 +191,8 @@ impl Bench {
             ("backlog", ..) => self.spool(5),
             ("no backlog", ..) => self.spool(0),
             _ => {
-                let timers = [
-                    Timer::Reconnect,
-                    Timer::Answer,
-                    Timer::SuspectWait,
-                    Timer::DownAfter,
-                    Timer::BlockedWait,
-                    Timer::RampStep,
-                    Timer::StableFor,
-                    Timer::Sweep,
-                    Timer::ConfirmCheck,
-                ];
                 let named = |timer: &Timer| format!("timer {timer:?}") == input;
-                self.until(timers.into_iter().find(named).unwrap_or_else(|| panic!("{input}")));
+                self.until(KINDS.into_iter().find(named).unwrap_or_else(|| panic!("{input}")));
                 self.out.clear();
                 self.on(Input::Tick);
             }

@@ -25,7 +25,8 @@ pub enum Timer {
     ConfirmCheck,
 }
 
-const KINDS: [Timer; 9] = [
+/// All of them.
+pub(super) const KINDS: [Timer; 9] = [
     Timer::Reconnect,
     Timer::Answer,
     Timer::SuspectWait,

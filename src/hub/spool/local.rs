@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::topic::SpoolTopic;
 use super::Spool;
-use crate::broker::{Delivery, Flow, Sink, Source, Start, SubscribeSpec, Verdict};
+use crate::broker::{BackendEvent, Delivery, Flow, Level, Sink, Source, Start, SubscribeSpec, Verdict};
+use crate::clock::Moment;
 use crate::error::{Error, Kind, Result};
 use crate::hub::failover::lane::Verdict as Settled;
 use crate::message::{Message, TopicKind};
@@ -23,6 +24,9 @@ use crate::sync::{Mutex, RwLock};
 const LOCAL: u64 = 1 << 63;
 /// Longest attempt to open a subscription at a server that has come back.
 const OPENING: Duration = Duration::from_secs(30);
+/// Waits after attempts in vain, doubled each time.
+const AGAIN_FIRST: Duration = Duration::from_secs(1);
+const AGAIN_LONGEST: Duration = Duration::from_secs(60);
 
 /// A subscription at a server, or to be opened there, and to what is kept for it.
 pub(super) struct LocalSource {
@@ -31,13 +35,20 @@ pub(super) struct LocalSource {
     pattern: Pattern,
     sink: Arc<dyn Sink>,
     server: RwLock<Option<Arc<dyn Source>>>,
-    /// It is being opened at the server.
-    opening: AtomicBool,
+    opening: Mutex<Opening>,
     closed: AtomicBool,
     /// The last fetch wanted something, and found too little.
     wants: AtomicBool,
     next_tag: AtomicU64,
     out: Mutex<NumberMap<Out>>,
+}
+
+/// Being opened at the server.
+#[derive(Default)]
+struct Opening {
+    under_way: bool,
+    /// It could not be opened: when it is tried again, and the wait of then.
+    again: Option<(Moment, Duration)>,
 }
 
 /// A kept task that is out.
@@ -61,7 +72,7 @@ impl Spool {
             pattern: Pattern::parse(&spec.pattern)?,
             sink,
             server: RwLock::new(server),
-            opening: AtomicBool::new(false),
+            opening: Mutex::default(),
             closed: AtomicBool::new(false),
             wants: AtomicBool::new(false),
             next_tag: AtomicU64::new(LOCAL),
@@ -100,34 +111,55 @@ impl LocalSource {
         self.spec.kind == TopicKind::Task && !self.spec.read_only && !self.closed.load(Ordering::Acquire)
     }
 
+    fn server(&self) -> Option<Arc<dyn Source>> {
+        self.server.read().clone()
+    }
+
+    /// Opens it at the server, unless it is open, or was tried a moment ago.
     fn open(self: Arc<Self>, spool: &Arc<Spool>) {
-        let is_open = self.server.read().is_some() || self.closed.load(Ordering::Acquire);
-        if is_open || self.opening.swap(true, Ordering::AcqRel) {
+        if self.server().is_some() || self.closed.load(Ordering::Acquire) {
             return;
         }
-        let until = spool.context.clock.now().plus(OPENING);
-        let opening = spool.server.subscribe(&self.spec, Arc::clone(&self.sink), until);
-        let spool = Arc::clone(spool);
-        let task = async move {
-            let opened = tokio::time::timeout(OPENING, opening).await;
-            let opened = opened.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "the server did not answer in time")));
-            match opened {
-                Ok(source) => {
-                    *self.server.write() = Some(Arc::clone(&source));
-                    if self.closed.load(Ordering::Acquire) {
-                        source.close();
-                    }
-                    self.sink.ready();
-                }
-                Err(failed) => {
-                    let text = format!("the subscription to `{}` is tried again: {failed}", self.spec.pattern);
-                    spool.sink.event(crate::broker::BackendEvent::Warned(text));
-                }
+        let now = spool.context.clock.now();
+        {
+            let mut opening = self.opening.lock();
+            if opening.under_way || opening.again.is_some_and(|(at, _)| at > now) {
+                return;
             }
-            self.opening.store(false, Ordering::Release);
+            opening.under_way = true;
+        }
+        let opened = spool.server.subscribe(&self.spec, Arc::clone(&self.sink), now.plus(OPENING));
+        let (source, own) = (Arc::clone(&self), Arc::clone(spool));
+        let task = async move {
+            let late = || Err(Error::new(Kind::Timeout, "the server did not answer in time"));
+            let opened = tokio::time::timeout(OPENING, opened).await.unwrap_or_else(|_| late());
+            source.opened(&own, opened);
         };
-        if let Ok(runtime) = crate::runtime::handle() {
-            runtime.spawn(task);
+        match crate::runtime::handle() {
+            Ok(runtime) => drop(runtime.spawn(task)),
+            Err(failed) => self.opened(spool, Err(failed)),
+        }
+    }
+
+    fn opened(&self, spool: &Spool, opened: Result<Arc<dyn Source>>) {
+        let mut opening = self.opening.lock();
+        opening.under_way = false;
+        match opened {
+            Ok(source) => {
+                drop(opening);
+                *self.server.write() = Some(Arc::clone(&source));
+                if self.closed.load(Ordering::Acquire) {
+                    source.close();
+                }
+                self.sink.ready();
+            }
+            Err(failed) => {
+                let wait = opening.again.map_or(AGAIN_FIRST, |(_, before)| (before * 2).min(AGAIN_LONGEST));
+                opening.again = Some((spool.context.clock.now().plus(wait), wait));
+                drop(opening);
+                let text = format!("the subscription to `{}` is tried again in {wait:?}: {failed}", self.spec.pattern);
+                spool.sink.event(BackendEvent::Warned(text));
+            }
         }
     }
 
@@ -137,30 +169,25 @@ impl LocalSource {
             return 0;
         };
         let room = self.spec.prefetch.saturating_sub(self.out.lock().len()).min(max);
-        let mut given = 0;
+        let before = out.len();
         for topic in spool.topics().into_iter().filter(|topic| self.pattern.matches(topic.name())) {
-            while given < room {
-                let Some((seq, message, attempt)) = topic.lease(&spool) else { break };
+            for (seq, message, tries) in topic.lease(&spool, room - (out.len() - before)) {
                 let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
-                let again = attempt > 0;
-                let attempt = u32::from(message.attempts()) + u32::from(attempt) + 1;
+                let attempt = u32::from(message.attempts()) + u32::from(tries) + 1;
                 self.out.lock().insert(tag, Out { topic: Arc::clone(&topic), seq, message: message.clone() });
-                let redelivered = again || attempt > 1;
-                let provisional = false;
                 out.push(Delivery {
                     message,
                     tag,
                     attempt,
                     unsure: 0,
-                    redelivered,
-                    provisional,
+                    redelivered: attempt > 1,
+                    provisional: false,
                     partition: 0,
                     offset: -1,
                 });
-                given += 1;
             }
         }
-        given
+        out.len() - before
     }
 
     fn settle_kept(&self, tag: u64, verdict: Verdict) -> bool {
@@ -177,7 +204,7 @@ impl LocalSource {
 
 impl Source for LocalSource {
     fn fetch(&self, max: usize, out: &mut Vec<Delivery>) -> Flow {
-        let server = self.server.read().clone();
+        let server = self.server();
         let before = out.len();
         // Before it looks, so that what comes meanwhile is told of.
         self.wants.store(max > 0, Ordering::Release);
@@ -192,12 +219,12 @@ impl Source for LocalSource {
     fn settle(&self, verdicts: &[(u64, Verdict)]) -> Vec<u64> {
         let is_kept = |tag: u64| tag & LOCAL != 0;
         if !verdicts.iter().any(|(tag, _)| is_kept(*tag)) {
-            return self.server.read().clone().map_or_else(Vec::new, |server| server.settle(verdicts));
+            return self.server().map_or_else(Vec::new, |server| server.settle(verdicts));
         }
         let (kept, others): (Vec<_>, Vec<_>) = verdicts.iter().partition(|(tag, _)| is_kept(*tag));
         let gone = kept.into_iter().filter(|(tag, verdict)| !self.settle_kept(*tag, *verdict));
         let mut gone: Vec<u64> = gone.map(|(tag, _)| tag).collect();
-        if let Some(server) = self.server.read().clone().filter(|_| !others.is_empty()) {
+        if let Some(server) = self.server().filter(|_| !others.is_empty()) {
             gone.extend(server.settle(&others));
         }
         gone
@@ -205,13 +232,20 @@ impl Source for LocalSource {
 
     fn held(&self, tag: u64) -> Option<Message> {
         match tag & LOCAL {
-            0 => self.server.read().clone()?.held(tag),
+            0 => self.server()?.held(tag),
             _ => self.out.lock().get(&tag).map(|own| own.message.clone()),
         }
     }
 
+    fn level(&self, tag: u64) -> Level {
+        match tag & LOCAL {
+            0 => self.server().map_or(Level::Broker, |server| server.level(tag)),
+            _ => Level::Memory,
+        }
+    }
+
     fn extend(&self, tag: u64, lease: Duration) -> Result<()> {
-        match (tag & LOCAL, self.server.read().clone()) {
+        match (tag & LOCAL, self.server()) {
             (0, Some(server)) => server.extend(tag, lease),
             // What is kept here has no lease that could end.
             _ => Ok(()),
@@ -219,7 +253,7 @@ impl Source for LocalSource {
     }
 
     fn seek(&self, to: Start) -> Result<()> {
-        match self.server.read().clone() {
+        match self.server() {
             Some(server) => server.seek(to),
             None => Err(Error::new(Kind::BackendDown, "the subscription is not open at its server yet")),
         }
@@ -231,7 +265,7 @@ impl Source for LocalSource {
         for tag in tags {
             self.settle_kept(tag, Verdict::Return);
         }
-        if let Some(server) = self.server.read().clone() {
+        if let Some(server) = self.server() {
             server.close();
         }
     }

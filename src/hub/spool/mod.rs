@@ -20,13 +20,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use self::graves::Dead;
 use self::local::LocalSource;
-use self::topic::SpoolTopic;
+use self::topic::{LaneKey, SpoolTopic};
 use super::driver::Driver;
 use super::failover::backend::{Input, Sign};
 use super::failover::destination::{DestinationConfig, Seen};
 use super::failover::lane::Fate;
-use super::failover::policy::{Failure, OnOutage, Room};
+use super::failover::policy::{Failure, Room};
 use super::failover::ramp::share;
 use super::failover::Way;
 use super::route::Routes;
@@ -36,13 +37,14 @@ use crate::broker::{
     Epoch, Outcome, Sink, Source, SubscribeSpec, Ticket, TopicSpec, Wake, Wakers,
 };
 use crate::clock::Moment;
-use crate::config::Config;
+use crate::config::OnOutage;
 use crate::error::{Error, Kind, Result};
-use crate::message::{Message, Pool, TopicKind};
+use crate::message::{Pool, TopicKind};
 use crate::metrics::{Counter, Metrics};
 use crate::runtime::Pending;
 use crate::sync::{Bell, Deadline, Mutex, RwLock};
 
+mod graves;
 mod local;
 mod standing;
 mod topic;
@@ -63,7 +65,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(super) struct After {
     outcomes: Vec<(Ticket, Outcome)>,
-    dead: Vec<(Message, TopicKind, String)>,
+    dead: Vec<Dead>,
     /// The lanes have changed: publishers that wait may ask again.
     wakes: bool,
     /// What the machine of the backend is to hear, and those of topics.
@@ -87,12 +89,11 @@ impl After {
 /// The spool of one server.
 pub(super) struct Spool {
     server: Arc<dyn Broker>,
-    hub: OnceLock<Weak<Shared>>,
+    hub: Weak<Shared>,
     driver: Arc<Driver>,
     /// Where the server's words go on to.
     sink: Arc<dyn BackendSink>,
-    routes: Routes,
-    default: OnOutage,
+    routes: Arc<Routes>,
     context: Context,
     pool: Arc<Pool>,
     suspect_wait: Duration,
@@ -112,8 +113,9 @@ pub(super) struct Spool {
     closing: AtomicBool,
     /// When the server last confirmed a record of a topic that is not kept; 0: never.
     others_confirmed: AtomicU64,
-    /// Dead letters that are to be written.
-    graves: Mutex<Vec<(Message, TopicKind, String)>>,
+    /// Dead letters that are to be written; those that are being written are counted, too.
+    graves: Mutex<Vec<Dead>>,
+    dead: AtomicU64,
     /// Subscriptions of this process.
     sources: Mutex<Vec<Weak<LocalSource>>>,
     /// What was left for the driver to finish.
@@ -127,6 +129,14 @@ pub(super) struct Spool {
 struct Topics {
     by_name: HashMap<(String, TopicKind), Arc<SpoolTopic>>,
     by_number: Vec<Arc<SpoolTopic>>,
+}
+
+impl Topics {
+    /// Whose flight a ticket is; `None`: of a topic that is not kept.
+    fn of(&self, ticket: u64) -> Option<&Arc<SpoolTopic>> {
+        let number = usize::try_from(ticket >> FLIGHT_BITS).ok()?;
+        self.by_number.get(number.checked_sub(1)?)
+    }
 }
 
 /// What passes on what a server says; made before the server and its spool are.
@@ -153,32 +163,31 @@ impl Spool {
         server: Arc<dyn Broker>,
         passing: &Passing,
         driver: &Arc<Driver>,
-        config: &Config,
         context: Context,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Arc<Self>> {
+        hub: &Arc<Shared>,
+    ) -> Arc<Self> {
+        let failover = &hub.config.failover;
         let spool = Arc::new(Self {
             server,
-            hub: OnceLock::new(),
+            hub: Arc::downgrade(hub),
             driver: Arc::clone(driver),
             sink: Arc::clone(&context.sink),
-            routes: Routes::new(config)?,
-            default: config.on_outage(None).into(),
+            routes: Arc::clone(&hub.routes),
             pool: Pool::new(context.limits.segment_bytes_max, context.limits.segments_spare),
             context,
-            suspect_wait: config.failover.suspect_wait,
-            blocked_wait: config.failover.blocked_wait,
-            confirm_timeout: config.failover.confirm_timeout,
+            suspect_wait: failover.suspect_wait,
+            blocked_wait: failover.blocked_wait,
+            confirm_timeout: failover.confirm_timeout,
             topics: RwLock::default(),
             troubled: Mutex::default(),
             probing: DestinationConfig {
-                suspect_wait: config.failover.suspect_wait,
-                down_after: config.failover.down_after,
-                confirm_timeout: config.failover.confirm_timeout,
-                probe: (config.failover.reconnect_min, config.failover.reconnect_max),
+                suspect_wait: failover.suspect_wait,
+                down_after: failover.down_after,
+                confirm_timeout: failover.confirm_timeout,
+                probe: (failover.reconnect_min, failover.reconnect_max),
             },
             bytes: AtomicUsize::new(0),
-            bytes_max: usize::try_from(config.failover.memory_bytes_max).unwrap_or(usize::MAX),
+            bytes_max: usize::try_from(failover.memory_bytes_max).unwrap_or(usize::MAX),
             backlog: AtomicU64::new(0),
             flying: AtomicU64::new(0),
             space: Mutex::default(),
@@ -186,29 +195,21 @@ impl Spool {
             closing: AtomicBool::new(false),
             others_confirmed: AtomicU64::new(0),
             graves: Mutex::default(),
+            dead: AtomicU64::new(0),
             sources: Mutex::default(),
             later: Mutex::default(),
-            metrics: Arc::clone(metrics),
+            metrics: Arc::clone(&hub.metrics),
             probe: Mutex::default(),
         });
         let _ = passing.0.set(Arc::downgrade(&spool));
         driver.serve(&spool);
-        Ok(spool)
+        spool
     }
 
-    /// Names the hub, for dead letters.
-    pub fn belongs_to(&self, hub: &Arc<Shared>) {
-        let _ = self.hub.set(Arc::downgrade(hub));
-    }
-
-    /// What the route of a topic does in an outage.
-    pub fn on_outage(&self, topic: &str) -> OnOutage {
-        self.routes.route(topic).map_or(self.default, |route| route.on_outage.into())
-    }
-
-    /// Records in the spool, and their bytes.
+    /// Records in the spool, dead letters that are not written yet among them, and their bytes.
     pub fn held(&self) -> (u64, usize) {
-        (self.backlog.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire))
+        let records = self.backlog.load(Ordering::Acquire) + self.dead.load(Ordering::Acquire);
+        (records, self.bytes.load(Ordering::Acquire))
     }
 
     /// Waits until nothing is left to forward; `false` if something is at the deadline, or when `ends` says that it
@@ -249,14 +250,12 @@ impl Spool {
         {
             let topics = self.topics.read();
             for (ticket, outcome) in outcomes.drain(..) {
-                let place = usize::try_from(ticket.0 >> FLIGHT_BITS).unwrap_or(usize::MAX).checked_sub(1);
-                match place.and_then(|place| topics.by_number.get(place)) {
+                match topics.of(ticket.0) {
                     Some(topic) => {
                         after.inputs.extend(self.on_probe(ticket.0, &outcome));
                         self.on_standing(topic, ticket.0, &outcome, &mut after);
                         topic.on_outcome(self, ticket.0 & FLIGHT_MASK, outcome, &mut after);
                     }
-                    // Of a topic that is not kept.
                     None => {
                         if matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_)) {
                             self.others_confirmed.store(self.context.clock.now().0.max(1), Ordering::Release);
@@ -289,8 +288,7 @@ impl Spool {
     /// The probe was in vain: its topic may be to blame.
     pub fn blame_probed(&self) {
         let Some((_, flight)) = self.probe.lock().take() else { return };
-        let place = usize::try_from(flight >> FLIGHT_BITS).unwrap_or(usize::MAX).checked_sub(1);
-        let topic = place.and_then(|place| self.topics.read().by_number.get(place).cloned());
+        let topic = self.topics.read().of(flight).cloned();
         if let Some(topic) = topic {
             self.saw(&topic, None, Seen::Vain);
         }
@@ -309,7 +307,7 @@ impl Spool {
             self.sink.complete(&mut after.outcomes);
         }
         if after.wakes {
-            Spool::wake(self);
+            self.wake();
         }
         after.inputs.into_iter().for_each(|input| self.driver.input(input));
         after.seen.into_iter().for_each(|(topic, epoch, seen)| self.saw(&topic, epoch, seen));
@@ -341,19 +339,15 @@ impl Spool {
         self.bury();
     }
 
-    /// Writes dead letters; those that cannot be written are tried again with the next look.
-    fn bury(self: &Arc<Self>) {
-        let dead = std::mem::take(&mut *self.graves.lock());
-        let Some(hub) = self.hub.get().and_then(Weak::upgrade) else { return };
-        for (message, kind, reason) in dead {
-            let (own, again) = (Arc::downgrade(self), (message.clone(), kind, reason.clone()));
-            let failed = move || {
-                if let Some(own) = own.upgrade() {
-                    own.graves.lock().push(again);
-                }
-            };
-            hub.bury_spooled(&message, kind, &reason, Box::new(failed));
-        }
+    /// A record has a place here, or has it no more.
+    fn put_in(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.backlog.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn take_out(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.backlog.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Publishes that wait for a server that is away need not wait any longer: the hub closes.
@@ -377,21 +371,26 @@ impl Spool {
     /// Tells the machine of the backend what is left.
     fn report(&self) {
         let (mut backlog, mut inflight) = (self.backlog.load(Ordering::Acquire), self.flying.load(Ordering::Acquire));
-        let all = backlog;
         for topic in self.troubled.lock().iter().filter(|topic| !topic.standing.is_there()) {
             let (kept, flying) = topic.counts();
             (backlog, inflight) = (backlog.saturating_sub(kept), inflight.saturating_sub(flying));
         }
         self.driver.input(Input::Spool { backlog, inflight });
-        if all == 0 {
+        if self.held().0 == 0 {
             self.emptied.ring();
         }
     }
 
-    /// Forwards up to so many records, those that wait longest first.
-    pub fn forward(&self, budget: u64) {
+    /// Lanes with something to forward, those that wait longest first.
+    fn waiting(&self) -> Vec<(u64, Arc<SpoolTopic>, LaneKey)> {
         let mut lanes: Vec<_> = self.ready().flat_map(|topic| topic.waiting()).collect();
         lanes.sort_by_key(|(oldest, ..)| *oldest);
+        lanes
+    }
+
+    /// Forwards up to so many records.
+    pub fn forward(&self, budget: u64) {
+        let lanes = self.waiting();
         let (each, mut left) = (share(budget, lanes.len() as u64), budget);
         for (_, topic, key) in lanes {
             let mut after = After::default();
@@ -405,8 +404,7 @@ impl Spool {
 
     /// Sends one record to see whether the server takes it.
     pub fn probe(&self, epoch: u32, turn: u32) {
-        let mut lanes: Vec<_> = self.ready().flat_map(|topic| topic.waiting()).collect();
-        lanes.sort_by_key(|(oldest, ..)| *oldest);
+        let mut lanes = self.waiting();
         let turn = turn as usize % lanes.len().max(1);
         lanes.rotate_left(turn);
         let mut after = After::default();
@@ -424,7 +422,7 @@ impl Spool {
     }
 
     /// Looks at every lane: what has expired goes, what flew on a connection that is lost comes back.
-    pub fn sweep(&self) {
+    pub fn sweep(self: &Arc<Self>) {
         for topic in self.topics() {
             let mut after = After::default();
             topic.sweep(self, &mut after);
@@ -433,6 +431,9 @@ impl Spool {
         self.report();
         // Those whose rest before another attempt is over.
         self.ring_sources();
+        if self.driver.is_open() {
+            self.open_sources();
+        }
     }
 
     fn is_closing(&self) -> bool {
@@ -463,28 +464,13 @@ impl Spool {
         };
         error.with_fate(crate::error::Fate::NotSent)
     }
-
-    /// Publishers that wait may ask again.
-    pub fn wake(&self) {
-        let waiting: Vec<_> = self.space.lock().take().collect();
-        waiting.iter().for_each(|waker| waker.wake());
-    }
 }
 
+/// Publishers that wait may ask again.
 impl Wake for Spool {
     fn wake(&self) {
-        Spool::wake(self);
-    }
-}
-
-impl From<crate::config::OnOutage> for OnOutage {
-    fn from(own: crate::config::OnOutage) -> Self {
-        match own {
-            crate::config::OnOutage::Local => OnOutage::Local,
-            crate::config::OnOutage::Spool => OnOutage::Spool,
-            crate::config::OnOutage::Fail => OnOutage::Fail,
-            crate::config::OnOutage::Drop => OnOutage::Drop,
-        }
+        let waiting: Vec<_> = self.space.lock().take().collect();
+        waiting.iter().for_each(|waker| waker.wake());
     }
 }
 
@@ -515,7 +501,7 @@ impl Broker for Spooled {
 
     fn destination(&self, topic: &str, kind: TopicKind) -> Result<Arc<dyn Destination>> {
         let spool = &self.0;
-        let on_outage = spool.on_outage(topic);
+        let on_outage = spool.routes.on_outage(topic);
         let server = spool.server.destination(topic, kind)?;
         if on_outage == OnOutage::Fail {
             return Ok(server);
@@ -536,7 +522,7 @@ impl Broker for Spooled {
 
     fn subscribe(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, deadline: Moment) -> Pending<Arc<dyn Source>> {
         let (spool, spec) = (Arc::clone(&self.0), spec.clone());
-        if spec.read_only || spool.on_outage(&spec.pattern) == OnOutage::Fail {
+        if spec.read_only || spool.routes.on_outage(&spec.pattern) == OnOutage::Fail {
             return spool.server.subscribe(&spec, sink, deadline);
         }
         let opening = spool.driver.is_open().then(|| spool.server.subscribe(&spec, Arc::clone(&sink), deadline));
@@ -565,6 +551,10 @@ impl Broker for Spooled {
         Box::pin(async move {
             let closed = closing.await;
             let lost = spool.held().0;
+            if closed.is_err() && lost > 0 {
+                let text = format!("{lost} messages that were kept for the server are lost with this process");
+                spool.sink.event(BackendEvent::Warned(text));
+            }
             closed.map(|report| CloseReport { lost: report.lost + lost, ..report })
         })
     }

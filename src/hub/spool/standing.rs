@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::topic::SpoolTopic;
 use super::{After, Spool};
+use crate::broker::Wake;
 use crate::clock::{Clock, Moment};
 use crate::hub::failover::backend::{Input, Sign};
 use crate::hub::failover::destination::{Deed, Destination, DestinationConfig, Seen, Standing as State};
@@ -131,8 +132,8 @@ impl Spool {
     fn try_topic(&self, topic: &Arc<SpoolTopic>, epoch: u32) {
         let mut after = After::default();
         let note = |flight| *topic.standing.tried.lock() = Some((epoch, flight));
-        let lanes = topic.lanes();
-        let sent = lanes.iter().find_map(|key| topic.probe(self, key, &mut after, note));
+        let lanes = Arc::clone(topic).waiting();
+        let sent = lanes.iter().find_map(|(_, topic, key)| topic.probe(self, key, &mut after, note));
         self.finish(after);
         if sent != Some(true) {
             *topic.standing.tried.lock() = None;

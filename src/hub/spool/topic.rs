@@ -9,15 +9,13 @@ use smallvec::SmallVec;
 
 use self::publishing::Publishing;
 use super::standing::Standing;
-use super::{After, Spool};
+use super::{After, Dead, Spool};
 use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
 use crate::clock::Moment;
+use crate::config::OnOutage;
 use crate::error::{Error, Fate, Kind, Result};
-use crate::hub::failover::lane::{
-    Completed, Fate as LaneFate, Kind as LaneKind, Lane, LaneAction, Rules, Verdict as Settled,
-};
-use crate::hub::failover::policy::OnOutage;
-use crate::hub::failover::{self, Ending, Gate, Way};
+use crate::hub::failover::lane::{Completed, Fate as LaneFate, Lane, LaneAction, Rules, Verdict as Settled};
+use crate::hub::failover::{Ending, Gate, Way};
 use crate::message::{Message, Record, TopicKind};
 use crate::metrics::Counter;
 use crate::numbers::NumberMap;
@@ -62,6 +60,12 @@ struct State {
     actions: Vec<LaneAction>,
 }
 
+impl State {
+    fn bytes_of(&self, seq: u64) -> usize {
+        self.records.get(&seq).and_then(|kept| kept.message.as_ref()).map_or(0, Message::size)
+    }
+}
+
 /// A record that is not settled.
 struct Kept {
     lane: LaneKey,
@@ -93,13 +97,10 @@ impl SpoolTopic {
         base: u64,
     ) -> Arc<Self> {
         let rules = Rules {
-            kind: match kind {
-                TopicKind::Task => LaneKind::Task,
-                TopicKind::Event => LaneKind::Event,
-            },
+            kind,
             on_outage,
             strict: false,
-            spool_level: failover::Level::Memory,
+            spool_level: Level::Memory,
             suspect_wait: spool.suspect_wait,
             blocked_wait: spool.blocked_wait,
             short_backlog: SHORT_BACKLOG,
@@ -115,6 +116,11 @@ impl SpoolTopic {
             key: record.key.map(SmallVec::from_slice),
             priority: if self.kind == TopicKind::Task { record.priority } else { 0 },
         }
+    }
+
+    /// Whether workers of this process may have what is kept.
+    fn is_local(&self) -> bool {
+        self.kind == TopicKind::Task && self.rules.on_outage == OnOutage::Local
     }
 
     /// The gate, read under the topic's lock.
@@ -133,21 +139,26 @@ impl SpoolTopic {
         &self.topic
     }
 
-    /// Hands a kept task to a worker of this process: its number, and how often such have tried it.
-    pub fn lease(&self, spool: &Spool) -> Option<(u64, Message, u16)> {
+    /// Hands up to `max` kept tasks to a worker of this process: their numbers, and how often such have tried them.
+    pub fn lease(&self, spool: &Spool, max: usize) -> Vec<(u64, Message, u16)> {
         let mut after = After::default();
-        let leased = {
+        let mut leased = Vec::new();
+        if self.is_local() && max > 0 {
             let mut state = self.state.lock();
             let (gate, now) = (self.gate(spool), spool.context.clock.now());
-            let keys: Vec<LaneKey> =
-                state.lanes.iter().filter(|(_, own)| own.backlog() > 0).map(|(key, _)| key.clone()).collect();
-            keys.iter().find_map(|key| {
+            let waiting = state.lanes.iter().filter(|(_, own)| own.backlog() > own.forwarded());
+            let keys: Vec<LaneKey> = waiting.map(|(key, _)| key.clone()).collect();
+            for key in keys {
                 let step = |lane: &mut Lane, out: &mut Vec<LaneAction>| lane.lease(now, gate, &self.rules, out);
-                let leased = self.with_lane(spool, &mut state, key, gate, &mut after, step)??;
-                let message = state.records.get(&leased.seq)?.message.clone()?;
-                Some((leased.seq, message, leased.attempt))
-            })
-        };
+                while leased.len() < max {
+                    let Some(found) = self.with_lane(spool, &mut state, &key, gate, &mut after, step).flatten() else {
+                        break;
+                    };
+                    let message = state.records.get(&found.seq).and_then(|kept| kept.message.clone());
+                    leased.extend(message.map(|message| (found.seq, message, found.attempt)));
+                }
+            }
+        }
         // Whoever fetches holds locks of its own.
         spool.finish_later(after);
         leased
@@ -162,14 +173,9 @@ impl SpoolTopic {
             let gate = self.gate(spool);
             self.with_lane(spool, &mut state, &key, gate, &mut after, |lane, out| lane.settle(seq, verdict, out));
         }
-        after.local |= !matches!(verdict, Settled::Done);
+        // It has made room, or can be had again, or lets the next of its key go.
+        after.local = true;
         spool.finish(after);
-    }
-
-    /// Its lanes.
-    pub fn lanes(&self) -> Vec<LaneKey> {
-        let state = self.state.lock();
-        state.lanes.iter().filter(|(_, lane)| lane.backlog() > 0).map(|(key, _)| key.clone()).collect()
     }
 
     /// Records kept, and those of them that were handed over.
@@ -320,18 +326,18 @@ impl SpoolTopic {
                     after.counts = true;
                 }
                 LaneAction::Remove { seq } => {
-                    let bytes = state.records.get(&seq).and_then(|kept| kept.message.as_ref()).map_or(0, Message::size);
-                    spool.bytes.fetch_sub(bytes, Ordering::AcqRel);
-                    spool.backlog.fetch_sub(1, Ordering::AcqRel);
+                    spool.take_out(state.bytes_of(seq));
                     self.kept.fetch_sub(1, Ordering::AcqRel);
                     (after.counts, after.wakes) = (true, true);
                 }
-                LaneAction::Complete { seq, completed } => self.complete(state, seq, completed, after),
+                LaneAction::Complete { seq, completed } => self.complete(state, key, seq, completed, after),
                 LaneAction::Fate { seq, fate } => self.end(spool, state, seq, fate),
                 LaneAction::DeadLetter { seq } => {
                     let Some(kept) = state.records.get(&seq) else { continue };
                     let why = kept.why.as_ref().map_or("refused by the server", Error::message).to_owned();
-                    after.dead.extend(kept.message.clone().map(|message| (message, self.kind, why)));
+                    let Some(message) = kept.message.clone() else { continue };
+                    spool.dies(message.size());
+                    after.dead.push(Dead { message, kind: self.kind, why, at: now });
                 }
                 LaneAction::Alarm { .. } => {}
                 LaneAction::Wake => after.wakes = true,
@@ -350,12 +356,11 @@ impl SpoolTopic {
         actions: &mut Vec<LaneAction>,
         after: &mut After,
     ) {
-        let bytes = state.records.get(&seq).and_then(|kept| kept.message.as_ref()).map_or(0, Message::size);
-        spool.bytes.fetch_add(bytes, Ordering::AcqRel);
-        spool.backlog.fetch_add(1, Ordering::AcqRel);
+        spool.put_in(state.bytes_of(seq));
         self.kept.fetch_add(1, Ordering::AcqRel);
         spool.metrics.add(Counter::Spooled, 1);
-        (after.counts, after.local) = (true, true);
+        after.counts = true;
+        after.local |= self.is_local();
         let Some(lane) = state.lanes.get_mut(key) else { return };
         match spool.is_closing() {
             // It would end with the process, and nobody would hear of it.
@@ -365,8 +370,9 @@ impl SpoolTopic {
     }
 
     /// Tells the publish of a record how it ended.
-    fn complete(&self, state: &mut State, seq: u64, completed: Completed, after: &mut After) {
-        let stays = matches!(completed, Completed::Reached(failover::Level::Memory | failover::Level::Disk));
+    fn complete(&self, state: &mut State, key: &LaneKey, seq: u64, completed: Completed, after: &mut After) {
+        // It may stay all the same: kept, or on its way.
+        let stays = state.lanes.get(key).is_some_and(|lane| lane.has(seq));
         let (ticket, why) = match stays {
             true => (state.records.get_mut(&seq).and_then(|kept| kept.ticket.take()), None),
             false => state.records.remove(&seq).map_or((None, None), |kept| (kept.ticket, kept.why)),
@@ -374,7 +380,7 @@ impl SpoolTopic {
         let Some(ticket) = ticket else { return };
         let why = |text: &str, kind| why.clone().unwrap_or_else(|| Error::new(kind, text));
         let outcome = match completed {
-            Completed::Reached(level) => Outcome::Confirmed(level_of(level)),
+            Completed::Reached(level) => Outcome::Confirmed(level),
             Completed::Refused => Outcome::Refused(why("the server refused it", Kind::Refused)),
             Completed::NotSent => Outcome::NotSent(why("it was not sent", Kind::BackendDown)),
             Completed::Unknown => Outcome::Unknown(unknown(why("it was not confirmed", Kind::OutcomeUnknown))),
@@ -414,6 +420,11 @@ impl SpoolTopic {
             ttl_ms: message.expires_us().map_or(0, |at| (at.saturating_sub(now_us) / 1000).max(1)),
             delay_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),
             ..Record::again(message, id.as_str())
+        };
+        // A form without a place for it must not bury the record.
+        let record = match attempt > 0 && self.server.check(&record).is_err() {
+            true => Record { attempts: message.attempts(), ..record },
+            false => record,
         };
         if record.maybe_dup {
             spool.metrics.add(Counter::MaybeDuplicate, 1);
@@ -456,24 +467,6 @@ fn unknown(why: Error) -> Error {
     match why.kind() {
         Kind::OutcomeUnknown => why,
         _ => Error::new(Kind::OutcomeUnknown, "it was sent, and not confirmed").caused_by(why),
-    }
-}
-
-fn level_of(level: failover::Level) -> Level {
-    match level {
-        failover::Level::None => Level::None,
-        failover::Level::Memory => Level::Memory,
-        failover::Level::Disk => Level::Disk,
-        failover::Level::Broker => Level::Broker,
-    }
-}
-
-fn asked(level: Level) -> failover::Level {
-    match level {
-        Level::None => failover::Level::None,
-        Level::Memory => failover::Level::Memory,
-        Level::Disk => failover::Level::Disk,
-        Level::Broker => failover::Level::Broker,
     }
 }
 

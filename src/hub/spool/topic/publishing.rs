@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::{asked, Flight, Kept, LaneKey, SpoolTopic, State};
+use super::{Flight, Kept, LaneKey, SpoolTopic, State};
 use crate::broker::{Batch, Level, Outcome, Ticket};
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
@@ -83,7 +83,7 @@ impl Publishing<'_> {
         let ask = Ask {
             began: now,
             deadline: now,
-            require: self.batch.require.map(asked),
+            require: self.batch.require,
             expires: match record.ttl_ms {
                 1.. => now.plus(Duration::from_millis(record.ttl_ms.unsigned_abs())),
                 _ => Moment::NEVER,

@@ -1,0 +1,54 @@
+//! Records of the spool that their server refused: each is kept here until its dead letter is written.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Spool;
+use crate::clock::Moment;
+use crate::message::{Message, TopicKind};
+
+/// Pause before a dead letter that could not be written is tried again.
+const BURY_AGAIN: Duration = Duration::from_secs(5);
+
+/// A record that was refused: it becomes a dead letter.
+#[derive(Clone)]
+pub(super) struct Dead {
+    pub message: Message,
+    pub kind: TopicKind,
+    pub why: String,
+    /// When that is tried.
+    pub at: Moment,
+}
+
+impl Spool {
+    /// A record that was refused is kept until its dead letter is written.
+    pub(super) fn dies(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.dead.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn is_buried(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.dead.fetch_sub(1, Ordering::AcqRel);
+        self.emptied.ring();
+    }
+
+    /// Writes dead letters; those that cannot be written are tried again.
+    pub(super) fn bury(self: &Arc<Self>) {
+        let Some(hub) = self.hub.upgrade() else { return };
+        let now = self.context.clock.now();
+        let due: Vec<Dead> = self.graves.lock().extract_if(.., |dead| dead.at <= now).collect();
+        for dead in due {
+            let (own, again) = (Arc::downgrade(self), Dead { at: now.plus(BURY_AGAIN), ..dead.clone() });
+            let ended = move |is_written: bool| {
+                let Some(own) = own.upgrade() else { return };
+                match is_written {
+                    true => own.is_buried(again.message.size()),
+                    false => own.graves.lock().push(again),
+                }
+            };
+            hub.bury_spooled(&dead.message, dead.kind, &dead.why, Box::new(ended));
+        }
+    }
+}
