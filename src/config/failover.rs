@@ -31,7 +31,7 @@ words! {
     Overflow {
         /// Publishes wait, then fail: the message stays with the program.
         Reject = "reject",
-        /// The oldest message goes, counted.
+        /// The oldest message of the topic goes, counted.
         DropOldest = "drop_oldest",
     }
 }
@@ -41,7 +41,7 @@ words! {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct FailoverConfig {
-    /// Data directory of the embedded broker; none: it is in memory. What is kept for servers is in memory either way.
+    /// Directory of the embedded broker's messages, and of those kept for servers; none: both are in memory.
     pub dir: Option<PathBuf>,
     /// When a message on disk is safe; `each` unless set.
     #[serde(with = "Maybe::<Word<SyncMode>>")]
@@ -73,19 +73,20 @@ pub struct FailoverConfig {
     /// How long a server that is back has to stay.
     #[serde(rename = "stable_for_ms", with = "As::<Ms<0, 600_000>>")]
     pub stable_for: Duration,
-    /// Disk that the messages may take, where there is a directory; they are in memory as well.
+    /// Disk that the messages of the embedded broker, and those kept for each server, may take where there is a
+    /// directory; they are in memory as well.
     #[serde(with = "As::<Num<u64, MIB, PIB>>")]
     pub disk_bytes_max: u64,
-    /// Memory that messages kept for one server may take.
+    /// Memory that messages kept for one server may take, where there is no directory.
     #[serde(with = "As::<Num<u64, 65_536, PIB>>")]
     pub memory_bytes_max: u64,
-    /// Bytes that one topic may take of it.
+    /// Bytes that are kept of one topic for its server.
     #[serde(with = "Maybe::<Num<u64, 1, PIB>>")]
     pub topic_bytes_max: Option<u64>,
-    /// Messages of one topic in it.
+    /// Messages that are kept of one topic for its server.
     #[serde(with = "Maybe::<Num<u64, 1, 1_000_000_000_000>>")]
     pub topic_messages_max: Option<u64>,
-    /// Age at which a spooled message expires.
+    /// How long a message is kept for its server.
     #[serde(rename = "age_max_ms", with = "Maybe::<Ms<1, DECADE_MS>>")]
     pub age_max: Option<Duration>,
     /// What a full spool does.

@@ -372,11 +372,14 @@ impl Backend {
             "attempts": attempts, "last_error": last_error.as_ref().map(Error::to_json),
             "capabilities": self.broker.capabilities(), "level": self.receipts.level.name(),
         });
-        match self.driver.as_ref().and_then(|driver| Some((driver.view(), driver.spool()?.held()))) {
+        match self.driver.as_ref().and_then(|driver| Some((driver.view(), driver.spool()?))) {
             None => json["storage"] = json!(self.broker.storage()),
-            Some((view, (records, bytes))) => {
+            Some((view, spool)) => {
+                let (level, (records, bytes)) = (spool.level(), spool.held());
                 json["flaps"] = json!(view.flaps);
-                json["spool"] = json!({"records": records, "bytes": bytes, "paused": view.paused, "rate": view.rate});
+                json["spool"] = json!({
+                    "level": level.name(), "records": records, "bytes": bytes, "paused": view.paused, "rate": view.rate,
+                });
             }
         }
         json
@@ -396,14 +399,22 @@ pub(super) fn down_error(kind: BackendKind, state: BackendState, forced: bool, l
     }
 }
 
-/// The embedded broker: on disk where there is a directory for it.
-pub(super) fn open_embedded(config: &Config, context: Context) -> Result<Arc<dyn Broker>> {
+/// The embedded broker of a hub.
+pub(super) struct OwnBroker {
+    pub broker: Arc<dyn Broker>,
+    /// The same, if it is on disk: spools are there, too.
+    pub disk: Option<Arc<Durable>>,
+}
+
+/// Opens it: on disk where there is a directory for it.
+pub(super) fn open_embedded(config: &Config, context: Context) -> Result<OwnBroker> {
     let topics = config.topics.iter().map(|topic| (topic.pattern.clone(), topic.spec())).collect();
     let partitions = config.embedded.partitions;
     // A hub that is switched off leaves the directory to others.
     let Some(dir) = config.failover.dir.as_ref().filter(|_| config.enabled) else {
         let memory_bytes_max = config.embedded.memory_bytes_max;
-        return Ok(Embedded::open(EmbeddedConfig { memory_bytes_max, partitions, topics }, context)?);
+        let broker = Embedded::open(EmbeddedConfig { memory_bytes_max, partitions, topics }, context)?;
+        return Ok(OwnBroker { broker, disk: None });
     };
     let failover = &config.failover;
     let disk = DiskConfig {
@@ -415,7 +426,8 @@ pub(super) fn open_embedded(config: &Config, context: Context) -> Result<Arc<dyn
         partitions,
         topics,
     };
-    Ok(Durable::open(disk, context).map_err(|error| error.at("failover.dir", 0, 0))?)
+    let durable = Durable::open(disk, context).map_err(|error| error.at("failover.dir", 0, 0))?;
+    Ok(OwnBroker { broker: Arc::clone(&durable) as Arc<dyn Broker>, disk: Some(durable) })
 }
 
 /// A broker opened alone, to be given to a hub.

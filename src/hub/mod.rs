@@ -32,12 +32,13 @@ use crate::limits::Limits;
 use crate::message::TopicKind;
 use crate::metrics::Metrics;
 use crate::pattern::DEAD_LETTER_SUFFIX;
-use crate::reentrancy::{as_callback, not_from_callback_of, Caller};
+use crate::reentrancy::not_from_callback_of;
 use crate::sync::{Bell, Condvar, Deadline, Mutex, RwLock};
 
 pub mod backends;
 mod batch;
-pub mod dead_letters;
+mod closing;
+mod dead_letters;
 #[cfg_attr(not(any(feature = "rabbitmq", feature = "kafka")), allow(dead_code))]
 mod driver;
 #[doc(hidden)]
@@ -75,6 +76,7 @@ pub use settle::{extend, settle, settle_many, Decision, Token};
 pub use subscribe::{Handler, HandlerVerdict, Subscription};
 
 use backends::{Backend, Relay, StateChange};
+use closing::Stage;
 use inflight::{Completions, Inflight};
 use process::{new_id_prefix, next_hub_id};
 use publish::Outlet;
@@ -115,31 +117,8 @@ pub struct Shared {
     stage: Mutex<Stage>,
     stage_changed: Condvar,
     stop: Arc<StopFlag>,
-}
-
-/// How far the closing of a hub has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Stage {
-    /// Nobody closes it; perhaps somebody did, and was late.
-    #[default]
-    Open,
-    /// A thread is closing it.
-    Closing,
-    /// All is closed.
-    Closed,
-}
-
-/// A thread's turn at closing. Ends with its drop, so that a panic leaves the turn to the next.
-struct ClosingTurn<'a> {
-    hub: &'a Shared,
-    after: Stage,
-}
-
-impl Drop for ClosingTurn<'_> {
-    fn drop(&mut self) {
-        *self.hub.stage.lock() = self.after;
-        self.hub.stage_changed.notify_all();
-    }
+    /// Brokers that were replaced, and are closed with the hub.
+    retired: Mutex<Vec<Arc<Backend>>>,
 }
 
 /// Which broker does what. The embedded one is always there.
@@ -233,7 +212,11 @@ impl Hub {
             }
         };
         if let Some(before) = before.filter(|before| !shared.backends().iter().any(|own| Arc::ptr_eq(own, before))) {
-            shared.close_at_once(&before);
+            match shared.keeps_for_servers() && role == Role::Fallback {
+                // What is kept for servers is on its disk.
+                true => shared.retired.lock().push(before),
+                false => shared.close_at_once(&before),
+            }
         }
         match connected {
             Ok(change) => shared.tell(change),
@@ -322,7 +305,7 @@ impl Shared {
         let relay = Arc::new(Relay::default());
         let (id, id_prefix) = (next_hub_id(), new_id_prefix());
         let context = Context { clock, limits: Limits::production(), id_prefix, hub: id, sink: relay.clone() };
-        let embedded = backends::open_embedded(&config, context.clone())?;
+        let backends::OwnBroker { broker: embedded, disk } = backends::open_embedded(&config, context.clone())?;
         let fallback = Backend::new(embedded, context.id_prefix, config.message_bytes_max);
         let shared = Arc::new(Self {
             id,
@@ -332,7 +315,8 @@ impl Shared {
             outlets: RwLock::default(),
             kinds: Mutex::default(),
             dead_letter_names: Mutex::default(),
-            numbers: AtomicU64::new(1),
+            // Above all that an earlier process has left in the directory.
+            numbers: AtomicU64::new(disk.as_ref().map_or(1, |disk| disk.next_number())),
             ids: AtomicU64::new(1),
             waiting_for_space: Mutex::default(),
             inflight: Inflight::new(config.publish_window),
@@ -347,11 +331,12 @@ impl Shared {
             stage: Mutex::default(),
             stage_changed: Condvar::new(),
             stop: Arc::default(),
+            retired: Mutex::default(),
             context,
             config,
         });
         relay.connect(&shared, &fallback);
-        shared.make_servers()?;
+        shared.make_servers(disk.as_ref())?;
         Ok(shared)
     }
 
@@ -451,6 +436,11 @@ impl Shared {
         home.broker.capabilities().tasks.is_there().then(|| Arc::clone(home))
     }
 
+    /// Whether the embedded broker's disk is that of spools as well.
+    fn keeps_for_servers(&self) -> bool {
+        self.config.failover.dir.is_some() && (self.config.rabbitmq.is_some() || self.config.kafka.is_some())
+    }
+
     /// Whether messages of a topic are kept, or dropped, while `backend` is away.
     fn spools(&self, backend: &Backend, topic: &str) -> bool {
         backend.driver().is_some() && self.routes.on_outage(topic) != OnOutage::Fail
@@ -499,99 +489,6 @@ impl Shared {
         }
         let until = backends::deadline(&self.context.clock, timeout);
         crate::runtime::wait(backend.broker.subscribe(spec, sink, until), timeout)
-    }
-
-    /// Closes a broker that the hub does not keep, without waiting for it.
-    fn close_at_once(&self, backend: &Backend) {
-        let at_once = Some(Duration::ZERO);
-        let _ = crate::runtime::wait(backend.broker.close(backends::deadline(&self.context.clock, at_once)), at_once);
-    }
-
-    fn close(&self, deadline: Deadline) -> Result<()> {
-        let Some(mut turn) = self.closing_turn(deadline)? else { return Ok(()) };
-        // What is let go of here may run drop functions of the program.
-        let answer = as_callback(Caller::Hub(self.id), || self.close_in_turn(deadline));
-        if answer.is_ok() {
-            turn.after = Stage::Closed;
-        }
-        answer
-    }
-
-    fn close_in_turn(&self, deadline: Deadline) -> Result<()> {
-        self.closing.store(true, Ordering::SeqCst);
-        self.stop.bell.ring();
-        // Handlers that wait for space would be waited for.
-        let waiting = self.waiting_for_space.lock().take();
-        waiting.for_each(|publisher| publisher.wake());
-        self.inflight.stop_waiting();
-        let backends = self.backends();
-        backends.iter().filter_map(|backend| backend.driver()).for_each(|driver| driver.stop_intake());
-        let subscriptions = std::mem::take(&mut *self.subscriptions.lock());
-        for subscription in subscriptions.into_values().filter_map(|weak| weak.upgrade()) {
-            subscription.close_now();
-        }
-        // Counted for the whole hub: also of subscriptions that were closed or freed before.
-        let mut answer = self.wait_for_dispatchers(deadline);
-        answer = answer.and(self.inflight.wait_empty(deadline));
-        self.inflight.cancel_all();
-        // Those that are being handed over end by themselves.
-        answer = answer.and(self.inflight.wait_empty(deadline));
-        answer = answer.and(self.completions.wait_empty(deadline));
-        // What closing brokers say of themselves is told to nobody.
-        let callback = self.notices.callback.lock().take();
-        drop(callback);
-        let mut lost = 0;
-        backends.iter().filter_map(|backend| backend.driver()).for_each(|driver| driver.drain(deadline));
-        for backend in self.backends() {
-            let until = backends::deadline(&self.context.clock, deadline.left());
-            match crate::runtime::wait(backend.broker.close(until), deadline.left()) {
-                Ok(report) => lost += report.lost,
-                Err(error) => answer = answer.and(Err(error)),
-            }
-        }
-        if lost > 0 {
-            self.log_warn("closed_with_messages", &format!("{lost} messages in memory were not delivered"));
-        }
-        let inboxes = std::mem::take(&mut *self.inboxes.lock());
-        for inbox in inboxes.into_iter().filter_map(|weak| weak.upgrade()) {
-            inbox.close();
-        }
-        self.outlets.write().clear();
-        // A broker that closes may have told the last outcomes.
-        answer = answer.and(self.completions.wait_empty(deadline));
-        self.completions.stop();
-        answer
-    }
-
-    /// Takes the turn at closing; `None` if all is closed. A close that was late, or runs on
-    /// another thread, is waited for.
-    fn closing_turn(&self, deadline: Deadline) -> Result<Option<ClosingTurn<'_>>> {
-        let mut stage = self.stage.lock();
-        while *stage == Stage::Closing {
-            if deadline.has_passed() {
-                return Err(Error::new(Kind::Timeout, "the hub is still being closed by another thread"));
-            }
-            stage = self.stage_changed.wait_until(stage, deadline.instant());
-        }
-        if *stage == Stage::Closed {
-            return Ok(None);
-        }
-        *stage = Stage::Closing;
-        Ok(Some(ClosingTurn { hub: self, after: Stage::Open }))
-    }
-
-    fn wait_for_dispatchers(&self, deadline: Deadline) -> Result<()> {
-        loop {
-            let heard = self.dispatcher_ended.heard();
-            let running = self.dispatchers.load(Ordering::Acquire);
-            if running == 0 {
-                return Ok(());
-            }
-            if deadline.has_passed() {
-                return Err(Error::new(Kind::Timeout, format!("{running} callbacks of the hub are still running")));
-            }
-            self.dispatcher_ended.wait(heard, deadline);
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::backends::{Backend, Relay};
 use super::driver::Driver;
 use super::spool::{Passing, Spool, Spooled};
 use super::Shared;
+use crate::broker::embedded::disk::Durable;
 use crate::broker::{BackendSink, Broker, Context};
 use crate::config::Connect;
 use crate::error::Result;
@@ -15,31 +16,41 @@ use crate::sync::Deadline;
 
 impl Shared {
     /// Makes the backends of the servers that are configured.
-    pub(super) fn make_servers(self: &Arc<Self>) -> Result<()> {
+    pub(super) fn make_servers(self: &Arc<Self>, disk: Option<&Arc<Durable>>) -> Result<()> {
         #[cfg(feature = "rabbitmq")]
         if let Some(rabbitmq) = &self.config.rabbitmq {
-            let backend = self.make_server(|context| self.rabbitmq((**rabbitmq).clone(), context))?;
+            let backend = self.make_server(disk, |context| self.rabbitmq((**rabbitmq).clone(), context))?;
             self.roles.lock().tasks = Some(backend);
         }
         #[cfg(feature = "kafka")]
         if let Some(kafka) = &self.config.kafka {
-            let backend = self.make_server(|context| self.kafka((**kafka).clone(), context))?;
+            let backend = self.make_server(disk, |context| self.kafka((**kafka).clone(), context))?;
             self.roles.lock().events = Some(backend);
+        }
+        for (server, count) in disk.map(|disk| disk.left_spooled()).into_iter().flatten() {
+            let text =
+                format!("{count} messages in failover.dir are for {server}, which is not configured; they stay there");
+            self.log_warn("spool_without_server", &text);
         }
         Ok(())
     }
 
     #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
-    fn make_server(self: &Arc<Self>, open: impl FnOnce(Context) -> Result<Arc<dyn Broker>>) -> Result<Arc<Backend>> {
+    fn make_server(
+        self: &Arc<Self>,
+        disk: Option<&Arc<Durable>>,
+        open: impl FnOnce(Context) -> Result<Arc<dyn Broker>>,
+    ) -> Result<Arc<Backend>> {
         let relay = Arc::new(Relay::default());
         let driver = Driver::new(&self.context.clock, &self.config, self.context.id_prefix);
         let context = Context { sink: Arc::clone(&relay) as Arc<dyn BackendSink>, ..self.context.clone() };
         let passing = Arc::new(Passing::default());
         let broker = open(Context { sink: Arc::clone(&passing) as Arc<dyn BackendSink>, ..context.clone() })?;
-        let spool = Spool::before(broker, &passing, &driver, context, self);
-        let broker = Arc::new(Spooled(spool)) as Arc<dyn Broker>;
+        let spool = Spool::before(broker, &passing, &driver, context, self, disk);
+        let broker = Arc::new(Spooled(Arc::clone(&spool))) as Arc<dyn Broker>;
         let backend = Backend::server(broker, self.context.id_prefix, self.config.message_bytes_max, driver);
         relay.connect(self, &backend);
+        spool.adopt();
         Ok(backend)
     }
 

@@ -7,18 +7,18 @@ use std::sync::{Arc, Mutex};
 use super::*;
 
 /// An ignored test of this program, in a process of its own, on `dir`.
-fn child(name: &str, dir: &Path) -> Child {
+pub(super) fn child(name: &str, dir: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "--nocapture", name]).env("HMQ_TEST_DIR", dir);
     command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-fn dir_of_child() -> PathBuf {
+pub(super) fn dir_of_child() -> PathBuf {
     PathBuf::from(std::env::var("HMQ_TEST_DIR").expect("a parent starts this"))
 }
 
 /// Reads what a child says until it has said `count` lines that begin with `+`, and kills it.
-fn killed_after(mut child: Child, count: usize) -> Vec<String> {
+pub(super) fn killed_after(mut child: Child, count: usize) -> Vec<String> {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut told = Vec::new();
     let mut lines = lines.map_while(Result::ok);

@@ -15,6 +15,8 @@ use serde_json::{json, Value};
 mod figures;
 mod kill;
 mod life;
+#[cfg(feature = "rabbitmq")]
+mod spool;
 
 const WAIT: Option<Duration> = Some(Duration::from_secs(20));
 const NOW: Option<Duration> = Some(Duration::ZERO);

@@ -1,7 +1,7 @@
 //! What a hub does while a real server is away: rows T and F of outages. Nothing that was accepted is lost, order is
 //! kept by key, and a second copy says that it may be one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
 use helixmq::broker::Level;
@@ -12,19 +12,19 @@ use super::*;
 
 /// A server and what it carries.
 #[derive(Clone, Copy)]
-struct Side {
-    name: &'static str,
-    kind: TopicKind,
+pub(super) struct Side {
+    pub name: &'static str,
+    pub kind: TopicKind,
 }
 
-const RABBITMQ: Side = Side { name: "rabbitmq", kind: TopicKind::Task };
-const KAFKA: Side = Side { name: "kafka", kind: TopicKind::Event };
+pub(super) const RABBITMQ: Side = Side { name: "rabbitmq", kind: TopicKind::Task };
+pub(super) const KAFKA: Side = Side { name: "kafka", kind: TopicKind::Event };
 
 /// The server is away until this is dropped.
-struct Away(Side);
+pub(super) struct Away(Side);
 
 impl Side {
-    fn alone(self) -> MutexGuard<'static, ()> {
+    pub fn alone(self) -> MutexGuard<'static, ()> {
         match self.name {
             "kafka" => kafka::alone(),
             _ => super::alone(),
@@ -35,13 +35,13 @@ impl Side {
         tool(&format!("{}.sh", self.name), &[what]);
     }
 
-    fn away(self, how: &str) -> Away {
+    pub fn away(self, how: &str) -> Away {
         self.does(how);
         Away(self)
     }
 
     /// A hub that keeps what its server cannot take.
-    fn hub(self, more: Value) -> Hub {
+    pub fn hub(self, more: Value) -> Hub {
         let server = match self.name {
             "kafka" => json!({"kafka": {"brokers": [format!("127.0.0.1:{}", kafka::port())]}}),
             _ => json!({"rabbitmq": {"host": "127.0.0.1", "port": port()}}),
@@ -51,29 +51,48 @@ impl Side {
         open_over(config, more)
     }
 
-    fn topic(self) -> String {
+    pub fn topic(self) -> String {
         match self.name {
             "kafka" => kafka::topic(),
             _ => super::topic(),
         }
     }
 
-    fn publish(self, hub: &Hub, topic: &str, key: &str, payload: &str) -> Result<Receipt> {
+    pub fn publish(self, hub: &Hub, topic: &str, key: &str, payload: &str) -> Result<Receipt> {
         let record = Record { key: Some(key.as_bytes()), ..Record::new(payload.as_bytes()) };
         hub.publish(topic, Some(self.kind), &record, None, WAIT)
     }
 
     /// Everything of a topic, taken by a hub of its own until `count` different ones have come.
-    fn all(self, topic: &str, count: usize, more: Value) -> Seen {
+    pub fn all(self, topic: &str, count: usize, more: Value) -> Seen {
+        self.gather_until(topic, more, |seen| seen.times.len() >= count, |seen| seen.missing(count))
+    }
+
+    /// Everything of a topic, taken until all of these have come.
+    pub fn gather(self, topic: &str, told: &[u64]) -> Seen {
+        let told: BTreeSet<u64> = told.iter().copied().collect();
+        let missing = |seen: &Seen| told.iter().filter(|own| !seen.times.contains_key(own)).copied().take(20).collect();
+        let is_all =
+            |seen: &Seen| seen.times.len() >= told.len() && told.iter().all(|own| seen.times.contains_key(own));
+        self.gather_until(topic, json!({}), is_all, missing)
+    }
+
+    fn gather_until(
+        self,
+        topic: &str,
+        more: Value,
+        is_all: impl Fn(&Seen) -> bool,
+        missing: impl Fn(&Seen) -> Vec<u64>,
+    ) -> Seen {
         let hub = self.hub(more);
         until("a connection", || is_up(&hub));
         let inbox = inbox(&hub);
         let options = json!({"topic": topic, "kind": self.kind.name(), "group": "all", "prefetch": 1000});
         let _sub = subscribe(&hub, options, &inbox);
         let mut seen = Seen::default();
-        while seen.times.len() < count {
+        while !is_all(&seen) {
             let Some(incoming) = next_within(&inbox, Duration::from_secs(30)) else {
-                panic!("{} of {count} came; of those missing {:?}", seen.times.len(), seen.missing(count));
+                panic!("{} came; of those missing {:?}", seen.times.len(), missing(&seen));
             };
             seen.add(&incoming);
         }
@@ -98,8 +117,8 @@ impl Drop for Away {
 
 /// What came of numbered messages, `key` being the number modulo [`KEYS`].
 #[derive(Default)]
-struct Seen {
-    times: BTreeMap<u64, (usize, usize)>,
+pub(super) struct Seen {
+    pub times: BTreeMap<u64, (usize, usize)>,
     latest: BTreeMap<u64, u64>,
     overtakes: Vec<(u64, u64)>,
 }
@@ -122,13 +141,18 @@ impl Seen {
         }
     }
 
-    fn missing(&self, count: usize) -> Vec<u64> {
+    pub fn missing(&self, count: usize) -> Vec<u64> {
         (0..count as u64).filter(|number| !self.times.contains_key(number)).take(20).collect()
     }
 
-    /// None is lost, none overtakes, and every pair has a copy that says so.
-    fn check(&self, count: usize) -> usize {
+    /// As [`check_order_and_marks`](Self::check_order_and_marks), and none of so many is lost.
+    pub fn check(&self, count: usize) -> usize {
         assert_eq!(self.missing(count), [0; 0], "lost");
+        self.check_order_and_marks()
+    }
+
+    /// None overtakes, and every pair has a copy that says so; answers how many pairs.
+    pub fn check_order_and_marks(&self) -> usize {
         assert_eq!(self.overtakes, [], "number, and the later one of its key that came before");
         let pairs: Vec<_> = self.times.iter().filter(|(_, (times, _))| *times > 1).collect();
         assert!(pairs.iter().all(|(_, (times, marked))| *times <= marked + 1), "unmarked second copies: {pairs:?}");
@@ -136,11 +160,11 @@ impl Seen {
     }
 }
 
-fn key(number: u64) -> String {
+pub(super) fn key(number: u64) -> String {
     (number % KEYS).to_string()
 }
 
-fn forwarded(hub: &Hub) {
+pub(super) fn forwarded(hub: &Hub) {
     hub.wait_forwarded(Some(Duration::from_secs(60))).unwrap();
 }
 

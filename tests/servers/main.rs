@@ -16,6 +16,8 @@ use serde_json::{json, Value};
 
 #[cfg(feature = "kafka")]
 mod failover;
+#[cfg(feature = "kafka")]
+mod failover_disk;
 mod fake;
 mod forms;
 mod hostile;

@@ -258,6 +258,8 @@ impl Lane {
             let Some(record) = self.records.get_mut(index) else { break };
             match record.at {
                 At::Flying { .. } => {}
+                // A probe that is behind them would not be sent.
+                At::Marking { .. } if probe => break,
                 At::Marking { .. } => marks = true,
                 At::Leased if !self.keyed => {}
                 At::Leased | At::Appending | At::Withdrawing => break,
@@ -324,12 +326,17 @@ impl Lane {
         }
     }
 
+    /// The record that [`evict`](Self::evict) would take.
+    pub fn evictable(&self) -> Option<u64> {
+        let waits = |record: &&Record| record.at == At::Queued && record.owes.is_none();
+        self.records.iter().find(waits).map(|record| record.seq)
+    }
+
     /// Evicts the oldest record that waits in the spool and has been answered for; `None` if there
     /// is none. A record whose call still waits would be told an end that a crash could undo.
     pub fn evict(&mut self, out: &mut Vec<LaneAction>) -> Option<u64> {
-        let waits = |record: &Record| record.at == At::Queued && record.owes.is_none();
-        let index = self.records.iter().position(waits)?;
-        let seq = self.records.get(index)?.seq;
+        let seq = self.evictable()?;
+        let index = self.find(seq)?;
         self.end(index, Completed::Unknown, Fate::Evicted, out);
         Some(seq)
     }
@@ -512,6 +519,12 @@ impl Lane {
         self.on_way -= usize::from(record.is_on_way());
         record.at = at;
         self.on_way += usize::from(record.is_on_way());
+    }
+
+    /// Whether a record is on its way into the store, which is all that its call waits for.
+    pub fn is_being_stored(&self, seq: u64) -> bool {
+        let record = self.find(seq).and_then(|index| self.records.get(index));
+        record.is_some_and(|record| record.at == At::Appending && record.owes == Some(Need::Any))
     }
 
     /// Whether a record is not settled yet.

@@ -7,7 +7,22 @@ use super::record::{At, Completed, Fate, Kind, LaneAction, Leased, Record, Rules
 use super::{Gate, Way};
 use crate::clock::Moment;
 
+/// Whether a worker may have it. One whose caller waits for the server is the server's, and so is one that may be there.
+fn is_free(record: &Record, now: Moment) -> bool {
+    record.at == At::Queued && record.owes.is_none() && record.due <= now && !record.maybe_dup()
+}
+
 impl Lane {
+    /// Whether [`lease`](Self::lease) has one to hand out, or to drop, for a look at many lanes.
+    pub fn may_lease(&self, now: Moment) -> bool {
+        let is_free = |record: &Record| record.expires <= now || is_free(record, now);
+        let waits = |record: &Record| record.at == At::Queued && is_free(record);
+        match self.keyed {
+            true => self.records.front().is_some_and(waits),
+            false => self.records.iter().any(waits),
+        }
+    }
+
     /// Hands a record to a local worker, if there is one to be had. While the gate is open the
     /// server has them.
     pub fn lease(&mut self, now: Moment, gate: Gate, rules: &Rules, out: &mut Vec<LaneAction>) -> Option<Leased> {
@@ -22,9 +37,7 @@ impl Lane {
                 self.expired(index, out);
                 continue;
             }
-            // One whose caller waits for the server is the server's.
-            let free = record.at == At::Queued && record.owes.is_none() && record.due <= now;
-            if free && !record.maybe_dup() {
+            if is_free(record, now) {
                 record.at = At::Leased;
                 return Some(Leased { seq: record.seq, attempt: record.attempt });
             }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Spool;
+use crate::broker::embedded::disk::SpoolRows;
+use crate::broker::Wake;
 use crate::clock::Moment;
 use crate::message::{Message, TopicKind};
 
@@ -17,6 +19,8 @@ pub(super) struct Dead {
     pub message: Message,
     pub kind: TopicKind,
     pub why: String,
+    /// Its row on disk, and its number.
+    pub row: Option<(Arc<SpoolRows>, u64)>,
     /// When that is tried.
     pub at: Moment,
 }
@@ -28,9 +32,13 @@ impl Spool {
         self.dead.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn is_buried(&self, bytes: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+    fn is_buried(&self, dead: &Dead) {
+        if let Some((rows, seq)) = &dead.row {
+            rows.remove(*seq);
+        }
+        self.bytes.fetch_sub(dead.message.size(), Ordering::AcqRel);
         self.dead.fetch_sub(1, Ordering::AcqRel);
+        self.wake();
         self.emptied.ring();
     }
 
@@ -44,7 +52,7 @@ impl Spool {
             let ended = move |is_written: bool| {
                 let Some(own) = own.upgrade() else { return };
                 match is_written {
-                    true => own.is_buried(again.message.size()),
+                    true => own.is_buried(&again),
                     false => own.graves.lock().push(again),
                 }
             };

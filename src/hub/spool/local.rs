@@ -240,7 +240,7 @@ impl Source for LocalSource {
     fn level(&self, tag: u64) -> Level {
         match tag & LOCAL {
             0 => self.server().map_or(Level::Broker, |server| server.level(tag)),
-            _ => Level::Memory,
+            _ => self.spool.upgrade().map_or(Level::Memory, |spool| spool.level()),
         }
     }
 

@@ -22,19 +22,22 @@ use std::time::Duration;
 
 use self::graves::Dead;
 use self::local::LocalSource;
+use self::probing::Probed;
+use self::room::Caps;
 use self::topic::{LaneKey, SpoolTopic};
 use super::driver::Driver;
-use super::failover::backend::{Input, Sign};
+use super::failover::backend::Input;
 use super::failover::destination::{DestinationConfig, Seen};
 use super::failover::lane::Fate;
-use super::failover::policy::{Failure, Room};
+use super::failover::policy::Failure;
 use super::failover::ramp::share;
 use super::failover::Way;
 use super::route::Routes;
 use super::Shared;
+use crate::broker::embedded::disk::{Durable, SpoolRows};
 use crate::broker::{
     Admin, BackendEvent, BackendKind, BackendSink, Broker, Capabilities, CloseReport, Context, Declared, Destination,
-    Epoch, Outcome, Sink, Source, SubscribeSpec, Ticket, TopicSpec, Wake, Wakers,
+    Epoch, Level, Outcome, Sink, Source, SubscribeSpec, Ticket, TopicSpec, Wake, Wakers,
 };
 use crate::clock::Moment;
 use crate::config::OnOutage;
@@ -44,8 +47,11 @@ use crate::metrics::{Counter, Metrics};
 use crate::runtime::Pending;
 use crate::sync::{Bell, Deadline, Mutex, RwLock};
 
+mod disk;
 mod graves;
 mod local;
+mod probing;
+mod room;
 mod standing;
 mod topic;
 
@@ -77,12 +83,19 @@ pub(super) struct After {
     local: bool,
     /// The server's client is full.
     server_full: bool,
+    /// For the log.
+    warnings: Vec<String>,
 }
 
 impl After {
     fn is_empty(&self) -> bool {
-        let Self { outcomes, dead, wakes, inputs, seen, counts, local, server_full: _ } = self;
-        outcomes.is_empty() && dead.is_empty() && inputs.is_empty() && seen.is_empty() && !(*wakes || *counts || *local)
+        let Self { outcomes, dead, wakes, inputs, seen, counts, local, warnings, server_full: _ } = self;
+        warnings.is_empty()
+            && outcomes.is_empty()
+            && dead.is_empty()
+            && inputs.is_empty()
+            && seen.is_empty()
+            && !(*wakes || *counts || *local)
     }
 }
 
@@ -96,6 +109,8 @@ pub(super) struct Spool {
     routes: Arc<Routes>,
     context: Context,
     pool: Arc<Pool>,
+    /// Where records are kept; in memory alone if there is none.
+    disk: Option<Arc<Durable>>,
     suspect_wait: Duration,
     blocked_wait: Duration,
     confirm_timeout: Duration,
@@ -104,7 +119,9 @@ pub(super) struct Spool {
     troubled: Mutex<Vec<Arc<SpoolTopic>>>,
     probing: DestinationConfig,
     bytes: AtomicUsize,
-    bytes_max: usize,
+    caps: Caps,
+    /// Oldest age of what is kept.
+    age_max: Option<Duration>,
     /// Records in the spool, and those of them that were handed over.
     backlog: AtomicU64,
     flying: AtomicU64,
@@ -121,8 +138,8 @@ pub(super) struct Spool {
     /// What was left for the driver to finish.
     later: Mutex<Vec<After>>,
     metrics: Arc<Metrics>,
-    /// The record that shows whether the server takes them: its connection, and its flight.
-    probe: Mutex<Option<(u32, u64)>>,
+    /// The record that shows whether the server takes them, and the connection that it shows that of.
+    probe: Mutex<Option<(u32, Probed)>>,
 }
 
 #[derive(Default)]
@@ -165,6 +182,7 @@ impl Spool {
         driver: &Arc<Driver>,
         context: Context,
         hub: &Arc<Shared>,
+        disk: Option<&Arc<Durable>>,
     ) -> Arc<Self> {
         let failover = &hub.config.failover;
         let spool = Arc::new(Self {
@@ -174,6 +192,7 @@ impl Spool {
             sink: Arc::clone(&context.sink),
             routes: Arc::clone(&hub.routes),
             pool: Pool::new(context.limits.segment_bytes_max, context.limits.segments_spare),
+            disk: disk.cloned(),
             context,
             suspect_wait: failover.suspect_wait,
             blocked_wait: failover.blocked_wait,
@@ -187,7 +206,8 @@ impl Spool {
                 probe: (failover.reconnect_min, failover.reconnect_max),
             },
             bytes: AtomicUsize::new(0),
-            bytes_max: usize::try_from(failover.memory_bytes_max).unwrap_or(usize::MAX),
+            caps: Caps::new(failover, disk.is_some()),
+            age_max: failover.age_max,
             backlog: AtomicU64::new(0),
             flying: AtomicU64::new(0),
             space: Mutex::default(),
@@ -228,6 +248,24 @@ impl Spool {
         }
     }
 
+    /// A topic, found or made; `rows`: what an earlier process has left of it.
+    fn topic(self: &Arc<Self>, name: &str, kind: TopicKind, rows: Option<Arc<SpoolRows>>) -> Result<Arc<SpoolTopic>> {
+        let server = self.server.destination(name, kind)?;
+        let mut topics = self.topics.write();
+        if let Some(known) = topics.by_name.get(&(name.to_owned(), kind)) {
+            return Ok(Arc::clone(known));
+        }
+        if topics.by_number.len() >= TOPICS_MAX {
+            let text = format!("a hub keeps messages of {TOPICS_MAX} topics at most");
+            return Err(Error::new(Kind::Resources, text).with_fate(crate::error::Fate::NotSent));
+        }
+        let base = (topics.by_number.len() as u64 + 1) << FLIGHT_BITS;
+        let made = SpoolTopic::new(self, name, kind, server, base, rows);
+        topics.by_number.push(Arc::clone(&made));
+        topics.by_name.insert((name.to_owned(), kind), Arc::clone(&made));
+        Ok(made)
+    }
+
     fn topics(&self) -> Vec<Arc<SpoolTopic>> {
         self.topics.read().by_number.clone()
     }
@@ -237,11 +275,9 @@ impl Spool {
         self.topics().into_iter().filter(|topic| topic.standing.is_there())
     }
 
-    fn room(&self, bytes: usize) -> Room {
-        match self.bytes.load(Ordering::Acquire).saturating_add(bytes) <= self.bytes_max {
-            true => Room::Free,
-            false => Room::Full,
-        }
+    /// How safe a record is that is kept here.
+    pub fn level(&self) -> Level {
+        self.disk.as_ref().map_or(Level::Memory, |disk| disk.level())
     }
 
     fn on_outcomes(&self, outcomes: &mut Vec<(Ticket, Outcome)>) {
@@ -252,9 +288,9 @@ impl Spool {
             for (ticket, outcome) in outcomes.drain(..) {
                 match topics.of(ticket.0) {
                     Some(topic) => {
-                        after.inputs.extend(self.on_probe(ticket.0, &outcome));
-                        self.on_standing(topic, ticket.0, &outcome, &mut after);
-                        topic.on_outcome(self, ticket.0 & FLIGHT_MASK, outcome, &mut after);
+                        let good = matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_));
+                        let ended = topic.on_outcome(self, ticket.0 & FLIGHT_MASK, outcome, &mut after);
+                        self.on_standing(topic, ended, good, &mut after);
                     }
                     None => {
                         if matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_)) {
@@ -270,35 +306,19 @@ impl Spool {
     }
 
     /// What an outcome says of its topic.
-    fn on_standing(&self, topic: &Arc<SpoolTopic>, flight: u64, outcome: &Outcome, after: &mut After) {
-        let good = matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_));
+    fn on_standing(&self, topic: &Arc<SpoolTopic>, ended: Option<(u64, u64)>, good: bool, after: &mut After) {
         if good {
             topic.standing.confirmed(&self.context.clock);
         }
-        if let Some((epoch, seen)) = topic.standing.of_tried(flight, good) {
-            after.seen.push((Arc::clone(topic), Some(epoch), seen));
-        } else if good && topic.standing.word().way != Way::Open {
+        if ended.is_some_and(|(seq, epoch)| self.on_probe(topic, seq, Some(epoch), good, after)) {
+            return;
+        }
+        if good && topic.standing.word().way != Way::Open {
             after.seen.push((Arc::clone(topic), None, Seen::Back));
         } else if !good && topic.standing.word().way == Way::Open && self.driver.is_open() {
             // The server is there, and does not take this.
             after.seen.push((Arc::clone(topic), None, Seen::Away));
         }
-    }
-
-    /// The probe was in vain: its topic may be to blame.
-    pub fn blame_probed(&self) {
-        let Some((_, flight)) = self.probe.lock().take() else { return };
-        let topic = self.topics.read().of(flight).cloned();
-        if let Some(topic) = topic {
-            self.saw(&topic, None, Seen::Vain);
-        }
-    }
-
-    /// What an outcome says of the server, if it is that of the probe.
-    fn on_probe(&self, flight: u64, outcome: &Outcome) -> Option<Input> {
-        let (epoch, _) = self.probe.lock().take_if(|(_, own)| *own == flight)?;
-        let good = matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_));
-        Some(Input::Link(epoch, if good { Sign::ProbeOk } else { Sign::ProbeErr }))
     }
 
     /// What is done with no lock held.
@@ -311,6 +331,7 @@ impl Spool {
         }
         after.inputs.into_iter().for_each(|input| self.driver.input(input));
         after.seen.into_iter().for_each(|(topic, epoch, seen)| self.saw(&topic, epoch, seen));
+        after.warnings.into_iter().for_each(|text| self.sink.event(BackendEvent::Warned(text)));
         if after.counts {
             self.report();
         }
@@ -402,25 +423,6 @@ impl Spool {
         }
     }
 
-    /// Sends one record to see whether the server takes it.
-    pub fn probe(&self, epoch: u32, turn: u32) {
-        let mut lanes = self.waiting();
-        let turn = turn as usize % lanes.len().max(1);
-        lanes.rotate_left(turn);
-        let mut after = After::default();
-        let sent = lanes.into_iter().find_map(|(_, topic, key)| {
-            // Under the topic's lock, so that its outcome finds it.
-            topic.probe(self, &key, &mut after, |flight| *self.probe.lock() = Some((epoch, flight)))
-        });
-        self.finish(after);
-        if sent != Some(true) {
-            *self.probe.lock() = None;
-            // With nothing to send, the connection is all there is to go by.
-            let sign = if sent.is_none() { Sign::ProbeOk } else { Sign::ProbeErr };
-            self.driver.input(Input::Link(epoch, sign));
-        }
-    }
-
     /// Looks at every lane: what has expired goes, what flew on a connection that is lost comes back.
     pub fn sweep(self: &Arc<Self>) {
         for topic in self.topics() {
@@ -454,12 +456,10 @@ impl Spool {
     }
 
     /// Why a publish fails.
-    fn failed(&self, failure: Failure) -> Error {
+    fn failed(&self, failure: Failure, topic: &SpoolTopic, bytes: usize) -> Error {
         let error = match failure {
             Failure::BackendDown => self.driver.down_error(self.server.kind()),
-            Failure::Full => {
-                Error::new(Kind::Full, format!("the spool is full: failover.memory_bytes_max {}", self.bytes_max))
-            }
+            Failure::Full => Error::new(Kind::Full, self.why_full(topic, bytes)),
             Failure::Closing => Error::new(Kind::Closed, "the hub is closed"),
         };
         error.with_fate(crate::error::Fate::NotSent)
@@ -501,23 +501,14 @@ impl Broker for Spooled {
 
     fn destination(&self, topic: &str, kind: TopicKind) -> Result<Arc<dyn Destination>> {
         let spool = &self.0;
-        let on_outage = spool.routes.on_outage(topic);
-        let server = spool.server.destination(topic, kind)?;
-        if on_outage == OnOutage::Fail {
-            return Ok(server);
+        let known = spool.topics.read().by_name.get(&(topic.to_owned(), kind)).cloned();
+        match known {
+            // Also of a route that keeps nothing, if an earlier process has left something.
+            Some(known) => Ok(known),
+            None if spool.routes.on_outage(topic) == OnOutage::Fail => spool.server.destination(topic, kind),
+            None if spool.topics.read().by_number.len() >= TOPICS_MAX => spool.server.destination(topic, kind),
+            None => Ok(spool.topic(topic, kind, None)?),
         }
-        let mut topics = spool.topics.write();
-        if let Some(known) = topics.by_name.get(&(topic.to_owned(), kind)) {
-            return Ok(Arc::clone(known) as Arc<dyn Destination>);
-        }
-        if topics.by_number.len() >= TOPICS_MAX {
-            return Ok(server);
-        }
-        let number = topics.by_number.len() as u64 + 1;
-        let made = SpoolTopic::new(spool, topic, kind, on_outage, server, number << FLIGHT_BITS);
-        topics.by_number.push(Arc::clone(&made));
-        topics.by_name.insert((topic.to_owned(), kind), Arc::clone(&made));
-        Ok(made)
     }
 
     fn subscribe(&self, spec: &SubscribeSpec, sink: Arc<dyn Sink>, deadline: Moment) -> Pending<Arc<dyn Source>> {
@@ -550,12 +541,13 @@ impl Broker for Spooled {
         let closing = spool.server.close(deadline);
         Box::pin(async move {
             let closed = closing.await;
-            let lost = spool.held().0;
+            let held = spool.held().0;
+            let (lost, kept) = if spool.disk.is_some() { (0, held) } else { (held, 0) };
             if closed.is_err() && lost > 0 {
                 let text = format!("{lost} messages that were kept for the server are lost with this process");
                 spool.sink.event(BackendEvent::Warned(text));
             }
-            closed.map(|report| CloseReport { lost: report.lost + lost, ..report })
+            closed.map(|report| CloseReport { lost: report.lost + lost, kept: report.kept + kept })
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use super::topic::SpoolTopic;
-use super::{After, Spool};
+use super::{After, Probed, Spool};
 use crate::broker::Wake;
 use crate::clock::{Clock, Moment};
 use crate::hub::failover::backend::{Input, Sign};
@@ -20,7 +20,7 @@ pub(super) struct Standing {
     gate: AtomicU64,
     /// When the server last confirmed a record of it; 0: never.
     confirmed: AtomicU64,
-    /// The record that shows whether it is back: its epoch and its flight.
+    /// The record that shows whether it is back, and the epoch that it shows that of.
     tried: Mutex<Option<(u32, u64)>>,
 }
 
@@ -54,10 +54,11 @@ impl Standing {
         Some(self.confirmed.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment)
     }
 
-    /// What an outcome says of it, if it is that of the record that was tried.
-    pub fn of_tried(&self, flight: u64, good: bool) -> Option<(u32, Seen)> {
-        let (epoch, _) = self.tried.lock().take_if(|(_, own)| *own == flight)?;
-        Some((epoch, if good { Seen::ProbeOk } else { Seen::ProbeErr }))
+    /// Whether a record is the one that was tried, by its copy of this epoch, or any; answers the epoch that it shows
+    /// the standing of.
+    pub(super) fn of_tried(&self, seq: u64, epoch: Option<u32>) -> Option<u32> {
+        let is_it = |(of, own): &mut (u32, u64)| *own == seq && epoch.is_none_or(|epoch| epoch == *of);
+        self.tried.lock().take_if(is_it).map(|(of, _)| of)
     }
 }
 
@@ -131,13 +132,12 @@ impl Spool {
     /// Sends one record of a topic that was away, when its server is there.
     fn try_topic(&self, topic: &Arc<SpoolTopic>, epoch: u32) {
         let mut after = After::default();
-        let note = |flight| *topic.standing.tried.lock() = Some((epoch, flight));
+        let note = |probed: Probed| *topic.standing.tried.lock() = Some((epoch, probed.seq));
         let lanes = Arc::clone(topic).waiting();
-        let sent = lanes.iter().find_map(|(_, topic, key)| topic.probe(self, key, &mut after, note));
+        let sent = lanes.iter().any(|(_, topic, key)| topic.probe(self, key, &mut after, note));
         self.finish(after);
-        if sent != Some(true) {
-            *topic.standing.tried.lock() = None;
-            self.saw(topic, Some(epoch), if sent.is_none() { Seen::ProbeOk } else { Seen::ProbeErr });
+        if !sent {
+            self.saw(topic, Some(epoch), Seen::ProbeOk);
         }
     }
 

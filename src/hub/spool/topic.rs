@@ -1,16 +1,16 @@
 //! A topic whose messages are kept while its server is away: its lanes, and the records that are not settled.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use smallvec::SmallVec;
-
 use self::publishing::Publishing;
+use super::disk::NewRow;
+use super::graves::Dead;
 use super::standing::Standing;
-use super::{After, Dead, Spool};
-use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
+use super::{After, Probed, Spool};
+use crate::broker::embedded::disk::{SpoolRows, SpoolSink};
+use crate::broker::{Batch, Destination, Outcome, Taken, Ticket, Wake};
 use crate::clock::Moment;
 use crate::config::OnOutage;
 use crate::error::{Error, Fate, Kind, Result};
@@ -18,20 +18,16 @@ use crate::hub::failover::lane::{Completed, Fate as LaneFate, Lane, LaneAction, 
 use crate::hub::failover::{Ending, Gate, Way};
 use crate::message::{Message, Record, TopicKind};
 use crate::metrics::Counter;
-use crate::numbers::NumberMap;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 
 mod publishing;
+mod state;
+
+use state::Flight;
+pub(super) use state::{Kept, LaneKey, State};
 
 /// A lane with no more records than this to forward is nearly home.
-const SHORT_BACKLOG: usize = 256;
-
-/// What keeps an order of its own: a key, of tasks with a priority.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct LaneKey {
-    key: Option<SmallVec<[u8; 24]>>,
-    priority: u8,
-}
+pub(super) const SHORT_BACKLOG: usize = 256;
 
 /// A topic of a [`Spool`].
 pub(super) struct SpoolTopic {
@@ -42,49 +38,17 @@ pub(super) struct SpoolTopic {
     server: Arc<dyn Destination>,
     /// Its number, in the upper bits of tickets.
     base: u64,
+    own: Weak<SpoolTopic>,
+    /// What is kept of it on disk, where the spool has one.
+    rows: Option<Arc<SpoolRows>>,
     pub standing: Standing,
     /// Records kept, and those of them that were handed over.
     kept: AtomicU64,
+    kept_bytes: AtomicU64,
     flying: AtomicU64,
+    /// Records make room for others, since it was last empty.
+    evicts: AtomicBool,
     state: Mutex<State>,
-}
-
-/// Guarded together: what is decided about a record, and its hand-over.
-#[derive(Default)]
-struct State {
-    lanes: HashMap<LaneKey, Lane>,
-    records: NumberMap<Kept>,
-    flights: NumberMap<Flight>,
-    next_flight: u64,
-    /// Reused.
-    actions: Vec<LaneAction>,
-}
-
-impl State {
-    fn bytes_of(&self, seq: u64) -> usize {
-        self.records.get(&seq).and_then(|kept| kept.message.as_ref()).map_or(0, Message::size)
-    }
-}
-
-/// A record that is not settled.
-struct Kept {
-    lane: LaneKey,
-    /// `None` where the route does not keep it.
-    message: Option<Message>,
-    /// Of the publish that has not been told yet.
-    ticket: Option<Ticket>,
-    /// When it is due, if it was delayed.
-    due: Moment,
-    /// Why it was not confirmed, as far as it is known.
-    why: Option<Error>,
-}
-
-/// A record at the server's client.
-struct Flight {
-    seq: u64,
-    epoch: u64,
-    /// It came out of the spool.
-    forwarded: bool,
 }
 
 impl SpoolTopic {
@@ -92,39 +56,110 @@ impl SpoolTopic {
         spool: &Arc<Spool>,
         topic: &str,
         kind: TopicKind,
-        on_outage: OnOutage,
         server: Arc<dyn Destination>,
         base: u64,
+        rows: Option<Arc<SpoolRows>>,
     ) -> Arc<Self> {
         let rules = Rules {
             kind,
-            on_outage,
+            on_outage: spool.routes.on_outage(topic),
             strict: false,
-            spool_level: Level::Memory,
+            spool_level: spool.level(),
             suspect_wait: spool.suspect_wait,
             blocked_wait: spool.blocked_wait,
             short_backlog: SHORT_BACKLOG,
         };
         let standing = Standing::new(spool.probing.clone(), spool.context.id_prefix ^ base);
+        let new_rows = || Some(spool.disk.as_ref()?.spool_rows(spool.server.kind(), topic, kind));
+        let rows = rows.or_else(new_rows);
         let (spool, topic) = (Arc::downgrade(spool), Arc::from(topic));
-        let (kept, flying) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { spool, topic, kind, rules, server, base, standing, kept, flying, state: Mutex::default() })
+        let (kept, kept_bytes, flying) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new_cyclic(|own: &Weak<Self>| {
+            if let Some(rows) = &rows {
+                rows.tell(Weak::clone(own) as Weak<dyn SpoolSink>);
+            }
+            Self {
+                spool,
+                topic,
+                kind,
+                rules,
+                server,
+                base,
+                own: Weak::clone(own),
+                rows,
+                standing,
+                kept,
+                kept_bytes,
+                flying,
+                evicts: AtomicBool::new(false),
+                state: Mutex::default(),
+            }
+        })
     }
 
     fn key_of(&self, record: &Record<'_>) -> LaneKey {
-        LaneKey {
-            key: record.key.map(SmallVec::from_slice),
-            priority: if self.kind == TopicKind::Task { record.priority } else { 0 },
+        LaneKey::of(self.kind, record.key, record.priority)
+    }
+
+    pub(super) fn spool(&self) -> Option<Arc<Spool>> {
+        self.spool.upgrade()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Its place in tickets.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// As [`Spool::on_probe`].
+    pub(super) fn on_probe(&self, spool: &Spool, seq: u64, epoch: Option<u64>, good: bool, after: &mut After) {
+        if let Some(own) = self.own.upgrade() {
+            spool.on_probe(&own, seq, epoch, good, after);
         }
     }
 
+    pub(super) fn kind(&self) -> TopicKind {
+        self.kind
+    }
+
+    pub(super) fn rows(&self) -> Option<&Arc<SpoolRows>> {
+        self.rows.as_ref()
+    }
+
+    /// A record has a place in the spool, or has it no more.
+    pub(super) fn put_in(&self, spool: &Spool, bytes: usize) {
+        spool.put_in(bytes);
+        self.kept.fetch_add(1, Ordering::AcqRel);
+        self.kept_bytes.fetch_add(bytes as u64, Ordering::AcqRel);
+    }
+
+    fn take_out(&self, spool: &Spool, bytes: usize) {
+        spool.take_out(bytes);
+        self.kept_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
+        if self.kept.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.evicts.store(false, Ordering::Release);
+        }
+    }
+
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.kept_bytes.load(Ordering::Acquire)
+    }
+
+    /// Whether a record makes room for the first time since the topic was last empty.
+    pub(super) fn begins_to_evict(&self) -> bool {
+        !self.evicts.swap(true, Ordering::AcqRel)
+    }
+
     /// Whether workers of this process may have what is kept.
-    fn is_local(&self) -> bool {
+    pub(super) fn is_local(&self) -> bool {
         self.kind == TopicKind::Task && self.rules.on_outage == OnOutage::Local
     }
 
     /// The gate, read under the topic's lock.
-    fn gate(&self, spool: &Spool) -> Gate {
+    pub(super) fn gate(&self, spool: &Spool) -> Gate {
         Gate::of(spool.driver.word(), self.standing.word())
     }
 
@@ -146,8 +181,8 @@ impl SpoolTopic {
         if self.is_local() && max > 0 {
             let mut state = self.state.lock();
             let (gate, now) = (self.gate(spool), spool.context.clock.now());
-            let waiting = state.lanes.iter().filter(|(_, own)| own.backlog() > own.forwarded());
-            let keys: Vec<LaneKey> = waiting.map(|(key, _)| key.clone()).collect();
+            let waiting = state.lanes.iter().filter(|(_, own)| own.may_lease(now));
+            let keys: Vec<LaneKey> = waiting.map(|(key, _)| key.clone()).take(max).collect();
             for key in keys {
                 let step = |lane: &mut Lane, out: &mut Vec<LaneAction>| lane.lease(now, gate, &self.rules, out);
                 while leased.len() < max {
@@ -169,8 +204,11 @@ impl SpoolTopic {
         let mut after = After::default();
         {
             let mut state = self.state.lock();
-            let Some(key) = state.records.get(&seq).map(|kept| kept.lane.clone()) else { return };
-            let gate = self.gate(spool);
+            let Some(kept) = state.records.get_mut(&seq) else { return };
+            if let Settled::Failed(at) = verdict {
+                kept.due = at;
+            }
+            let (key, gate) = (kept.lane.clone(), self.gate(spool));
             self.with_lane(spool, &mut state, &key, gate, &mut after, |lane, out| lane.settle(seq, verdict, out));
         }
         // It has made room, or can be had again, or lets the next of its key go.
@@ -196,15 +234,23 @@ impl SpoolTopic {
         used.unwrap_or_default()
     }
 
-    /// Sends the head of a lane, though the gate is shut; `note` is told its ticket, before that. Answers whether it was
-    /// taken; `None`: there is nothing to send.
-    pub fn probe(&self, spool: &Spool, key: &LaneKey, after: &mut After, note: impl FnOnce(u64)) -> Option<bool> {
+    /// Sends the head of a lane, though the gate is shut, or has it marked for that; `note` is told which it is, before.
+    /// Answers whether there is one.
+    pub(super) fn probe(&self, spool: &Spool, key: &LaneKey, after: &mut After, note: impl FnOnce(Probed)) -> bool {
         let mut state = self.state.lock();
         let (gate, now) = (self.gate(spool), spool.context.clock.now());
-        let flights = state.flights.len();
-        note(self.base | state.next_flight);
-        let sent = self.with_lane(spool, &mut state, key, gate, after, |lane, out| lane.probe(now, gate, out));
-        (sent == Some(true)).then(|| state.flights.len() > flights)
+        let sent = self.with_lane(spool, &mut state, key, gate, after, |lane, out| {
+            let sent = lane.probe(now, gate, out);
+            let head = out.iter().find_map(|action| match action {
+                LaneAction::Mark { seq } | LaneAction::Send { seq, .. } => Some(*seq),
+                _ => None,
+            });
+            if let Some(seq) = head {
+                note(Probed { base: self.base, seq });
+            }
+            sent
+        });
+        sent == Some(true)
     }
 
     /// Takes over a newer epoch in every lane, and drops what has expired.
@@ -223,7 +269,9 @@ impl SpoolTopic {
     /// Publishes that wait for their server's word need not wait for it any longer.
     pub fn end_waiting(&self, spool: &Spool, after: &mut After) {
         let mut state = self.state.lock();
-        let waiting = state.records.iter().filter(|(_, kept)| kept.ticket.is_some());
+        let is_told_soon = |seq: u64, key: &LaneKey| state.lanes.get(key).is_some_and(|lane| lane.is_being_stored(seq));
+        let waits = |seq: u64, kept: &Kept| kept.ticket.is_some() && !is_told_soon(seq, &kept.lane);
+        let waiting = state.records.iter().filter(|(seq, kept)| waits(**seq, kept));
         let waiting: Vec<(u64, LaneKey)> = waiting.map(|(seq, kept)| (*seq, kept.lane.clone())).collect();
         let gate = self.gate(spool);
         for (seq, key) in waiting {
@@ -231,22 +279,25 @@ impl SpoolTopic {
         }
     }
 
-    /// How a flight ended.
-    pub fn on_outcome(&self, spool: &Spool, flight: u64, outcome: Outcome, after: &mut After) {
+    /// How a flight ended; answers its record, and its epoch.
+    pub(super) fn on_outcome(
+        &self,
+        spool: &Spool,
+        flight: u64,
+        outcome: Outcome,
+        after: &mut After,
+    ) -> Option<(u64, u64)> {
         let mut state = self.state.lock();
-        let Some(Flight { seq, epoch, forwarded }) = state.flights.remove(&flight) else { return };
-        if forwarded {
-            spool.flying.fetch_sub(1, Ordering::AcqRel);
-            self.flying.fetch_sub(1, Ordering::AcqRel);
-            after.counts = true;
-        }
+        let Flight { seq, epoch, forwarded } = state.flights.remove(&flight)?;
+        let ended = Some((seq, epoch));
+        after.counts |= forwarded;
         let (ending, why) = match outcome {
             Outcome::Confirmed(_) => (Ending::Confirmed, None),
             Outcome::Refused(why) => (Ending::Refused, Some(why)),
             Outcome::NotSent(why) => (Ending::NotSent, Some(why)),
             Outcome::Unknown(why) => (Ending::Unknown, Some(why)),
         };
-        let Some(kept) = state.records.get_mut(&seq) else { return };
+        let Some(kept) = state.records.get_mut(&seq) else { return ended };
         if why.is_some() {
             kept.why = why;
         }
@@ -259,10 +310,11 @@ impl SpoolTopic {
                 lane.forward(now, gate, SHORT_BACKLOG as u64, out);
             }
         });
+        ended
     }
 
     /// One step of a lane, and what follows from it.
-    fn with_lane<R>(
+    pub(super) fn with_lane<R>(
         &self,
         spool: &Spool,
         state: &mut State,
@@ -272,9 +324,16 @@ impl SpoolTopic {
         step: impl FnOnce(&mut Lane, &mut Vec<LaneAction>) -> R,
     ) -> Option<R> {
         let mut actions = std::mem::take(&mut state.actions);
+        let on_way = |state: &State| state.lanes.get(key).map_or(0, |lane| lane.forwarded() as u64);
+        let before = on_way(state);
         let result = state.lanes.get_mut(key).map(|lane| step(lane, &mut actions));
         self.perform(spool, state, key, gate, &mut actions, after);
         state.actions = actions;
+        let now = on_way(state);
+        for counter in [&spool.flying, &self.flying] {
+            counter.fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
+        }
+        after.counts |= now != before;
         if state.lanes.get(key).is_some_and(Lane::is_idle) {
             state.lanes.remove(key);
         }
@@ -290,20 +349,21 @@ impl SpoolTopic {
         actions: &mut Vec<LaneAction>,
         after: &mut After,
     ) {
-        let now = spool.context.clock.now();
         let mut stopped: Option<Error> = None;
         let mut next = 0;
         while let Some(action) = actions.get(next).copied() {
             next += 1;
-            let Some(lane) = state.lanes.get_mut(key) else { break };
+            if !state.lanes.contains_key(key) {
+                break;
+            }
             match action {
                 LaneAction::Append { seq, maybe_dup } => {
-                    self.append(spool, state, key, (seq, maybe_dup), actions, after);
+                    let was_sent = true;
+                    self.append(spool, state, key, NewRow { seq, maybe_dup, was_sent }, actions, after);
                 }
-                // Nothing outlives this process, so there is nothing that a mark could be missing from.
-                LaneAction::Mark { seq } => lane.marked(now, seq, true, gate, actions),
-                LaneAction::Withdraw { seq } => lane.withdrawn(seq, true, actions),
-                LaneAction::Note { .. } => {}
+                LaneAction::Mark { seq } => self.mark(spool, state, key, seq, gate, (actions, after)),
+                LaneAction::Withdraw { seq } => self.withdraw(state, key, seq, actions),
+                LaneAction::Note { seq, attempt, .. } => self.note(&spool.context.clock, state, seq, attempt),
                 LaneAction::Send { seq, epoch, maybe_dup, attempt, .. } => {
                     let sent = match &stopped {
                         // What follows one that was not taken must not pass it.
@@ -318,6 +378,7 @@ impl SpoolTopic {
                         if let Some(lane) = state.lanes.get_mut(key) {
                             lane.complete(seq, epoch, ending, &self.rules, actions);
                         }
+                        self.on_probe(spool, seq, Some(epoch), ending == Ending::Refused, after);
                         if ending == Ending::NotSent {
                             after.server_full |= why.kind() == Kind::Full;
                             stopped.get_or_insert(why);
@@ -326,19 +387,16 @@ impl SpoolTopic {
                     after.counts = true;
                 }
                 LaneAction::Remove { seq } => {
-                    spool.take_out(state.bytes_of(seq));
-                    self.kept.fetch_sub(1, Ordering::AcqRel);
+                    self.take_out(spool, state.bytes_of(seq));
+                    let is_dead = state.records.get(&seq).is_some_and(|kept| kept.is_dead);
+                    if let Some(rows) = self.rows.as_ref().filter(|_| !is_dead) {
+                        rows.remove(seq);
+                    }
                     (after.counts, after.wakes) = (true, true);
                 }
                 LaneAction::Complete { seq, completed } => self.complete(state, key, seq, completed, after),
                 LaneAction::Fate { seq, fate } => self.end(spool, state, seq, fate),
-                LaneAction::DeadLetter { seq } => {
-                    let Some(kept) = state.records.get(&seq) else { continue };
-                    let why = kept.why.as_ref().map_or("refused by the server", Error::message).to_owned();
-                    let Some(message) = kept.message.clone() else { continue };
-                    spool.dies(message.size());
-                    after.dead.push(Dead { message, kind: self.kind, why, at: now });
-                }
+                LaneAction::DeadLetter { seq } => self.dies(spool, state, seq, after),
                 LaneAction::Alarm { .. } => {}
                 LaneAction::Wake => after.wakes = true,
             }
@@ -346,26 +404,15 @@ impl SpoolTopic {
         actions.clear();
     }
 
-    /// A record is kept from now on.
-    fn append(
-        &self,
-        spool: &Spool,
-        state: &mut State,
-        key: &LaneKey,
-        (seq, maybe_dup): (u64, bool),
-        actions: &mut Vec<LaneAction>,
-        after: &mut After,
-    ) {
-        spool.put_in(state.bytes_of(seq));
-        self.kept.fetch_add(1, Ordering::AcqRel);
-        spool.metrics.add(Counter::Spooled, 1);
-        after.counts = true;
-        after.local |= self.is_local();
-        let Some(lane) = state.lanes.get_mut(key) else { return };
-        match spool.is_closing() {
-            // It would end with the process, and nobody would hear of it.
-            true => lane.append_failed(seq, maybe_dup, actions),
-            false => lane.appended(seq, self.rules.spool_level, actions),
+    /// A record was refused after its publish was told success.
+    fn dies(&self, spool: &Spool, state: &mut State, seq: u64, after: &mut After) {
+        let Some(kept) = state.records.get_mut(&seq) else { return };
+        kept.is_dead = true;
+        let (row, at) = (self.rows.clone().map(|rows| (rows, seq)), spool.context.clock.now());
+        let why = kept.why.as_ref().map_or("refused by the server", Error::message).to_owned();
+        if let Some(message) = kept.message.clone() {
+            spool.dies(message.size());
+            after.dead.push(Dead { message, kind: self.kind, why, row, at });
         }
     }
 
@@ -397,6 +444,16 @@ impl SpoolTopic {
         spool.count(fate);
     }
 
+    /// A record that was tried here, without what its server has no place for: that must not bury it.
+    fn lightest<'a>(&self, record: Record<'a>, attempts: u16) -> Record<'a> {
+        let at_once = Record { delay_ms: 0, ..record };
+        let untried = Record { attempts, ..record };
+        let plain = Record { attempts, ..at_once };
+        let fits =
+            [&record, &at_once, &untried, &plain].into_iter().find(|own| self.server.check(own).is_ok()).copied();
+        fits.unwrap_or(record)
+    }
+
     /// Hands a record of the spool to the server.
     fn send(
         &self,
@@ -421,11 +478,7 @@ impl SpoolTopic {
             delay_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),
             ..Record::again(message, id.as_str())
         };
-        // A form without a place for it must not bury the record.
-        let record = match attempt > 0 && self.server.check(&record).is_err() {
-            true => Record { attempts: message.attempts(), ..record },
-            false => record,
-        };
+        let record = if attempt > 0 { self.lightest(record, message.attempts()) } else { record };
         if record.maybe_dup {
             spool.metrics.add(Counter::MaybeDuplicate, 1);
         }
@@ -441,8 +494,6 @@ impl SpoolTopic {
         match (taken.count, taken.stopped) {
             (0, stopped) => Err(stopped.unwrap_or_else(|| Error::internal("a backend stopped without a reason"))),
             _ => {
-                spool.flying.fetch_add(1, Ordering::AcqRel);
-                self.flying.fetch_add(1, Ordering::AcqRel);
                 state.flights.insert(flight, Flight { seq, epoch, forwarded: true });
                 Ok(())
             }
@@ -495,9 +546,13 @@ impl Destination for SpoolTopic {
     }
 
     fn on_space(&self, waker: Weak<dyn Wake>) {
-        // Where it is the server's client that is full, that tells the spool.
+        // Where it is the server's client that is full, or the disk, that tells the spool.
         if let Some(spool) = self.spool.upgrade() {
             spool.space.lock().add(waker);
+            if let Some(disk) = &spool.disk {
+                let spool: Weak<Spool> = Arc::downgrade(&spool);
+                disk.wait_for_room(&(spool as Weak<dyn Wake>));
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! delivered before it is on disk, so the order of the journal is the order of deliveries. All else
 //! is the broker in memory as it is, which tells the journal what has to leave the disk.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,7 +12,8 @@ use std::sync::{Arc, Weak};
 use super::directory::Directory;
 use super::journal::Journal;
 use super::restore::restore;
-use super::row::Row;
+use super::row::{Row, TopicRow};
+use super::spool::{SpoolRows, SpooledTopic};
 use super::sqlite::Sqlite;
 use super::store::{Failure, Store};
 use super::writer::{Rules, Seen, Writer};
@@ -20,14 +22,14 @@ use crate::broker::embedded::core::{closed, failure};
 use crate::broker::embedded::{Embedded, EmbeddedConfig, Topic};
 use crate::broker::{
     Admin, BackendEvent, BackendKind, BackendSink, Batch, Broker, Capabilities, CloseReport, Context, Declared,
-    Description, Destination, Epoch, Receipts, Sink, Source, Storage, SubscribeSpec, Taken, TopicSpec, Wake,
+    Description, Destination, Epoch, Level, Receipts, Sink, Source, Storage, SubscribeSpec, Taken, TopicSpec, Wake,
 };
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
 use crate::message::segment::record_bytes;
 use crate::message::{Record, TopicKind};
 use crate::runtime::{ready, Pending};
-use crate::sync::RwLock;
+use crate::sync::{Mutex, RwLock};
 
 /// The embedded broker on disk.
 pub struct Durable {
@@ -41,6 +43,8 @@ pub struct Durable {
     damage: Option<String>,
     /// It is told once there is somebody to tell.
     was_told: AtomicBool,
+    /// What an earlier process kept for servers, until they take it.
+    spooled: Mutex<Vec<SpooledTopic>>,
 }
 
 /// What destinations share with their broker.
@@ -77,13 +81,14 @@ impl Durable {
         };
         let id_prefix = cx.id_prefix;
         let inner = Embedded::open_over(memory, cx, Some(Arc::clone(&journal)))?;
-        let restored = restore(&inner, &mut *store, &journal).map_err(|failure| unusable(&directory, &failure))?;
+        let mut restored = restore(&inner, &mut *store, &journal).map_err(|failure| unusable(&directory, &failure))?;
         let seen = Arc::<Seen>::default();
         let writer = Writer::new(&journal, &inner, store, Arc::clone(&sink), rules, &seen);
         crate::runtime::spawn_thread("hmq-disk", move || writer.run())?;
         Ok(Arc::new(Self {
             damage: restored.warning(&directory),
             was_told: AtomicBool::new(false),
+            spooled: Mutex::new(std::mem::take(&mut restored.spooled)),
             shared: Arc::new(Shared { inner, journal, id_prefix }),
             sink,
             rules,
@@ -91,6 +96,65 @@ impl Durable {
             directory,
             bytes_max: config.bytes_max,
         }))
+    }
+
+    /// The level of what is written here.
+    pub fn level(&self) -> Level {
+        self.rules.level()
+    }
+
+    /// The rows of a topic of a server, from the first record on.
+    pub fn spool_rows(&self, server: BackendKind, topic: &str, kind: TopicKind) -> Arc<SpoolRows> {
+        let row = TopicRow {
+            id: self.shared.inner.core.id(),
+            name: topic.to_owned(),
+            kind,
+            server: Some(server),
+            partitions: 1,
+            asked: TopicSpec::default(),
+        };
+        SpoolRows::new(row, &self.shared.journal, false)
+    }
+
+    /// What an earlier process kept for this server, each topic once.
+    pub fn take_spooled(&self, server: BackendKind) -> Vec<SpooledTopic> {
+        let mut taken: Vec<SpooledTopic> = Vec::new();
+        let own: Vec<_> = self.spooled.lock().extract_if(.., |topic| topic.rows.server() == Some(server)).collect();
+        for topic in own {
+            let is_same = |known: &&mut SpooledTopic| {
+                (known.rows.name(), known.rows.kind()) == (topic.rows.name(), topic.rows.kind())
+            };
+            match taken.iter_mut().find(is_same) {
+                Some(known) => known.records.extend(topic.records),
+                None => taken.push(topic),
+            }
+        }
+        taken.iter_mut().for_each(|topic| topic.records.sort_by_key(|record| record.message.seq()));
+        taken
+    }
+
+    /// What was kept for servers that nobody has asked for: their kinds, and how many records. They stay where they are.
+    pub fn left_spooled(&self) -> BTreeMap<&'static str, usize> {
+        let mut left = BTreeMap::new();
+        for topic in self.spooled.lock().iter() {
+            *left.entry(topic.rows.server().map_or("", BackendKind::name)).or_default() += topic.records.len();
+        }
+        left
+    }
+
+    /// A number above all that are in use here.
+    pub fn next_number(&self) -> u64 {
+        self.shared.journal.last_number() + 1
+    }
+
+    /// Why no more should be brought for servers now.
+    pub fn no_room(&self) -> Option<String> {
+        self.shared.journal.no_room()
+    }
+
+    /// Tells `waker` once there is room again; `false`: there is.
+    pub fn wait_for_room(&self, waker: &Weak<dyn Wake>) -> bool {
+        self.shared.journal.wait_for_room(waker)
     }
 
     /// `answer`, once all that was told to the journal is on disk.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
 
 use super::row::{Mark, Row, Spot, TopicRow};
+use super::spool::{Asked, SpoolRows, Spooled};
 use super::store::TopicChange;
 use crate::broker::embedded::core::{closed, failure};
 use crate::broker::embedded::log::Log;
@@ -48,6 +49,9 @@ pub(super) struct Group {
     pub moved: BTreeMap<u64, Weak<Log>>,
     /// Offsets beside those.
     pub spots: Vec<(Spot, u64)>,
+    /// Records of spools, and what else those are to be told of.
+    pub spooled: Spooled,
+    pub asked: Vec<(Arc<SpoolRows>, u64, Asked)>,
     /// To be told when it is written.
     pub barriers: Vec<oneshot::Sender<Result<()>>>,
     records: usize,
@@ -57,8 +61,10 @@ pub(super) struct Group {
 impl Group {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        let Self { topics, runs, marks, removed, moved, spots, barriers, .. } = self;
+        let Self { topics, runs, marks, removed, moved, spots, spooled, asked, barriers, .. } = self;
         topics.is_empty()
+            && spooled.is_empty()
+            && asked.is_empty()
             && runs.is_empty()
             && marks.is_empty()
             && removed.is_empty()
@@ -163,22 +169,21 @@ impl Journal {
         (count, first_seq, stopped)
     }
 
-    /// Adds a publisher to those who wait for room here; `false`: there is room.
+    /// Adds a publisher to those who wait for room here; `false`: there is room, as yet.
     pub fn wait_for_room(&self, waker: &Weak<dyn Wake>) -> bool {
         let mut state = self.state.lock();
-        let is_full = state.no_space.is_some() || state.waiting.is_full();
-        if is_full && matches!(state.life, Life::Open) {
+        if matches!(state.life, Life::Open) {
+            // Also where there is room: others may take it before whoever waits has tried.
             state.publishers.add(Weak::clone(waker));
             state.wanted = true;
-            return true;
         }
-        false
+        (state.no_space.is_some() || state.waiting.is_full()) && matches!(state.life, Life::Open)
     }
 
     /// A topic was made.
     pub fn made(&self, id: u64, name: &str, kind: TopicKind, partitions: u32, asked: &TopicSpec) {
         let asked = TopicSpec { partitions: None, ..asked.clone() };
-        let row = TopicRow { id, name: name.to_owned(), kind, partitions, asked };
+        let row = TopicRow { id, name: name.to_owned(), kind, server: None, partitions, asked };
         self.note(|waiting| waiting.topics.push(TopicChange::Made(row)));
     }
 
@@ -211,6 +216,57 @@ impl Journal {
     /// An offset that no log tells.
     pub(super) fn place(&self, spot: Spot, offset: u64) {
         self.note(|waiting| waiting.spots.push((spot, offset)));
+    }
+
+    /// A record of a spool; `topic`: of its rows, if they are the first. `false`: it has ended.
+    pub(super) fn spool(&self, row: Row, of: &Arc<SpoolRows>, was_sent: bool, topic: Option<TopicRow>) -> bool {
+        self.ask(|waiting| {
+            waiting.topics.extend(topic.map(TopicChange::Made));
+            waiting.records += 1;
+            waiting.bytes += row.size();
+            waiting.spooled.push(row, of, was_sent);
+        })
+    }
+
+    /// A mark of a spool's record; `of`: who is told.
+    pub(super) fn mark_spooled(&self, mark: Mark, of: Option<&Arc<SpoolRows>>) -> bool {
+        self.ask(|waiting| {
+            waiting.marks.push(mark);
+            waiting.asked.extend(of.map(|of| (Arc::clone(of), mark.seq, Asked::Mark)));
+        })
+    }
+
+    /// A record of a spool is done with; `of`: who is told.
+    pub(super) fn remove_spooled(&self, seq: u64, of: Option<&Arc<SpoolRows>>) -> bool {
+        self.ask(|waiting| {
+            waiting.removed.push(seq);
+            waiting.asked.extend(of.map(|of| (Arc::clone(of), seq, Asked::Removal)));
+        })
+    }
+
+    /// As [`note`](Self::note), unless it has ended.
+    fn ask(&self, what: impl FnOnce(&mut Group)) -> bool {
+        {
+            let mut state = self.state.lock();
+            if matches!(state.life, Life::Ended) {
+                return false;
+            }
+            what(&mut state.waiting);
+        }
+        self.bell.ring();
+        true
+    }
+
+    /// Why a spool should not bring another record now.
+    pub(super) fn no_room(&self) -> Option<String> {
+        let state = self.state.lock();
+        let waits = || state.waiting.is_full().then(|| many_wait(state.waiting.records, state.waiting.bytes));
+        state.no_space.clone().or_else(waits)
+    }
+
+    /// The last number that is in use.
+    pub(super) fn last_number(&self) -> u64 {
+        self.state.lock().last_seq
     }
 
     fn note(&self, what: impl FnOnce(&mut Group)) {
@@ -320,14 +376,17 @@ impl Group {
         let (mut records, mut bytes) = (self.records, self.bytes);
         for (index, row) in rows.iter().enumerate() {
             if records >= RECORDS_MAX || bytes >= BYTES_MAX {
-                let text = format!("{records} messages of {bytes} bytes wait to be written to the disk");
-                return (index, Some(full(&text)));
+                return (index, Some(full(&many_wait(records, bytes))));
             }
             records += 1;
             bytes += row.size();
         }
         (rows.len(), None)
     }
+}
+
+fn many_wait(records: usize, bytes: usize) -> String {
+    format!("{records} messages of {bytes} bytes wait to be written to the disk")
 }
 
 /// There is no room, for this reason.

@@ -21,6 +21,7 @@
 //!   │                             │                                          └ committed:
 //!   └── Embedded (memory) <───────┼── append_stored, then the outcomes <────────┘
 //!         └ verdicts, expiry, retention, offsets ──> Journal
+//! SpoolRows: what a hub keeps for its servers ──> Journal, and is told by the Writer
 //! restore   what an earlier process left            salvage   what is left of a damaged file
 //! ```
 //!
@@ -35,6 +36,7 @@ mod journal;
 mod restore;
 mod row;
 mod salvage;
+mod spool;
 mod sqlite;
 mod store;
 mod tasks;
@@ -49,6 +51,7 @@ use std::time::Duration;
 pub use durable::Durable;
 pub(super) use journal::Journal;
 pub(super) use row::TopicRow;
+pub use spool::{SpoolRows, SpoolSink, SpooledRecord, SpooledTopic, Told};
 
 use super::TopicSpec;
 use crate::config::{SyncMode, SYNC_INTERVAL};

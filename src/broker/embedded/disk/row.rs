@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::crc::Crc;
-use crate::broker::TopicSpec;
+use crate::broker::{BackendKind, TopicSpec};
 use crate::message::{Headers, MessageId, Record, Stamp, TopicKind};
 
 /// A message.
@@ -188,6 +188,8 @@ pub(in crate::broker::embedded) struct TopicRow {
     pub id: u64,
     pub name: String,
     pub kind: TopicKind,
+    /// The server whose spool it is; `None`: a topic of the embedded broker.
+    pub server: Option<BackendKind>,
     /// As they are: what the configuration gives may change, but events stay in their partitions.
     pub partitions: u32,
     pub asked: TopicSpec,
@@ -200,7 +202,7 @@ impl TopicRow {
         let millis = |time: Option<Duration>| number(time.map(|time| time.as_millis() as u64));
         [
             self.id as i64,
-            i64::from(self.kind == TopicKind::Event),
+            i64::from(self.kind == TopicKind::Event) + 2 * server_number(self.server),
             i64::from(self.partitions),
             number(self.asked.messages_max),
             number(self.asked.bytes_max),
@@ -222,12 +224,28 @@ impl TopicRow {
             age_max: number(age_max).map(Duration::from_millis),
             ttl: number(ttl).map(Duration::from_millis),
         };
-        let kind = if kind == 0 { TopicKind::Task } else { TopicKind::Event };
-        Self { id: id as u64, name, kind, partitions: u32::try_from(partitions).unwrap_or(1), asked }
+        let (server, kind) = (server_of(kind / 2), if kind % 2 == 0 { TopicKind::Task } else { TopicKind::Event });
+        Self { id: id as u64, name, kind, server, partitions: u32::try_from(partitions).unwrap_or(1), asked }
     }
 
     pub fn crc(&self) -> u32 {
         Crc::new().numbers(&self.numbers()).piece(self.name.as_bytes()).sum()
+    }
+}
+
+fn server_number(server: Option<BackendKind>) -> i64 {
+    match server {
+        None | Some(BackendKind::Embedded | BackendKind::Custom) => 0,
+        Some(BackendKind::RabbitMq) => 1,
+        Some(BackendKind::Kafka) => 2,
+    }
+}
+
+fn server_of(number: i64) -> Option<BackendKind> {
+    match number {
+        1 => Some(BackendKind::RabbitMq),
+        2 => Some(BackendKind::Kafka),
+        _ => None,
     }
 }
 

@@ -6,6 +6,7 @@
 mod damage;
 mod faults;
 mod model;
+mod spool;
 mod sqlite;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use super::row::{Mark, Row, Spot, TopicRow};
 use super::store::{Damage, Done, Failure, Found, Recovery, Store, TopicChange, Usage};
-use super::{DiskConfig, Durable};
+use super::{DiskConfig, Durable, SpoolRows, SpoolSink, SpooledTopic};
 use crate::broker::*;
 use crate::clock::{Clock, Moment};
 use crate::error::Result;

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use super::journal::{full, Group, Journal, Run};
 use super::row::Spot;
+use super::spool::{tell, Asked, SpoolRows, Spooled, Told};
 use super::store::{Failure, Store, TopicChange};
-use crate::broker::embedded::core::{failure, no_memory};
+use crate::broker::embedded::core::{closed, failure, no_memory};
 use crate::broker::embedded::{Embedded, Topic};
 use crate::broker::{BackendEvent, BackendSink, CloseReport, Level, Outcome, Ticket};
 use crate::config::SyncMode;
@@ -66,6 +67,8 @@ pub(super) struct Writer {
     spots: HashMap<Spot, u64>,
     /// Tickets without an outcome, should this thread end by a panic.
     open: Vec<(Ticket, usize)>,
+    open_spooled: Vec<(Arc<SpoolRows>, u64)>,
+    open_asked: Vec<(Arc<SpoolRows>, u64, Asked)>,
     is_broken: bool,
 }
 
@@ -103,6 +106,8 @@ impl Writer {
             flush: None,
             spots: HashMap::new(),
             open: Vec::new(),
+            open_spooled: Vec::new(),
+            open_asked: Vec::new(),
             is_broken: false,
         };
         own.look();
@@ -140,28 +145,44 @@ impl Writer {
 
     fn write(&mut self, mut group: Group) {
         group.after(std::mem::take(&mut self.left));
-        let mut runs = std::mem::take(&mut group.runs);
+        let (mut runs, mut spooled) = (std::mem::take(&mut group.runs), std::mem::take(&mut group.spooled));
+        self.open_asked.append(&mut group.asked);
         self.open.extend(runs.iter().map(|run| (run.first, run.rows.len())));
-        if let Some(why) = self.no_space().filter(|_| !runs.is_empty()) {
-            self.journal.set_space(Some(why.clone()));
-            self.warn(&format!("{why}; messages are not taken until there is space again"));
-            self.end_runs(std::mem::take(&mut runs), &full(&why), true);
-        }
-        let mut written = self.unit(&group, &mut runs);
-        if let Err(failed) = &written {
-            self.failed(failed);
-            if !runs.is_empty() {
-                let error = self.error_of(failed);
-                if !failed.is_sure {
-                    // Should they be there after all: nobody will get them from this process, and
-                    // what comes next has their places.
-                    group.removed.extend(runs.iter().flat_map(|run| &run.rows).map(|row| row.head.seq));
-                }
-                self.end_runs(runs, &error, failed.is_sure);
-                runs = Vec::new();
-                // What is said twice does no harm: without the messages there may be space for it.
-                written = self.unit(&group, &mut runs);
+        self.open_spooled.extend(spooled.owners().map(|(of, seq)| (Arc::clone(of), seq)));
+        if let Some(why) = self.no_space().filter(|_| !runs.is_empty() || !spooled.is_empty()) {
+            if self.journal.no_space().is_none() {
+                self.warn(&format!("{why}; messages are not taken until there is space again"));
             }
+            self.journal.set_space(Some(why.clone()));
+            self.end_runs(std::mem::take(&mut runs), &full(&why), true);
+            let (sent, others) = spooled.split();
+            self.end_spooled(&others, &full(&why));
+            spooled = sent;
+        }
+        let mut written = self.unit(&group, &mut runs, &spooled);
+        while let Err(failed) = &written {
+            self.failed(failed);
+            if runs.is_empty() && spooled.is_empty() {
+                break;
+            }
+            let error = self.error_of(failed);
+            if !failed.is_sure {
+                // Should they be there after all: nobody will get them from this process, and
+                // what comes next has their places.
+                let rows = runs.iter().flat_map(|run| &run.rows).chain(&spooled.rows);
+                group.removed.extend(rows.map(|row| row.head.seq));
+            }
+            let (sent, others) = spooled.split();
+            // Without the others there may be space for what was sent before.
+            let again = failed.is_sure && !(runs.is_empty() && others.is_empty());
+            self.end_runs(std::mem::take(&mut runs), &error, failed.is_sure);
+            self.end_spooled(&others, &error);
+            if !again {
+                self.end_spooled(&sent, &error);
+            }
+            spooled = if again { sent } else { Spooled::default() };
+            // What is said twice does no harm: without the messages there may be space for it.
+            written = self.unit(&group, &mut runs, &spooled);
         }
         let barriers = std::mem::take(&mut group.barriers);
         let answer = match written {
@@ -177,6 +198,11 @@ impl Writer {
                 Err(self.error_of(&failed))
             }
         };
+        let is_kept = answer.is_ok();
+        self.open_spooled.clear();
+        let asked = std::mem::take(&mut self.open_asked);
+        let written = spooled.owners().map(|(of, seq)| (Arc::clone(of), seq, Told::Written));
+        tell(written.chain(asked.into_iter().map(|(of, seq, asked)| (of, seq, asked.told(is_kept)))));
         for barrier in barriers {
             // Who asked may have stopped waiting.
             let _ = barrier.send(answer.clone());
@@ -184,7 +210,7 @@ impl Writer {
     }
 
     /// Writes all of it as one unit.
-    fn unit(&mut self, group: &Group, runs: &mut [Run]) -> Result<(), Failed> {
+    fn unit(&mut self, group: &Group, runs: &mut [Run], spooled: &Spooled) -> Result<(), Failed> {
         let spots = self.moved(group);
         let Some(store) = &mut self.store else {
             return Err(Failure::Broken("it is closed".into()).into());
@@ -200,6 +226,9 @@ impl Writer {
                 log.place(&mut run.rows, next.entry(log.id).or_default());
             }
             store.append(&run.rows)?;
+        }
+        if !spooled.is_empty() {
+            store.append(&spooled.rows)?;
         }
         if !group.marks.is_empty() {
             store.mark(&group.marks)?;
@@ -266,6 +295,11 @@ impl Writer {
             }));
         }
         self.complete(&mut outcomes);
+    }
+
+    /// Ends records of spools that are not kept, or of which nobody knows it.
+    fn end_spooled(&mut self, spooled: &Spooled, error: &Error) {
+        tell(spooled.owners().map(|(of, seq)| (Arc::clone(of), seq, Told::NotWritten(error.clone()))));
     }
 
     fn complete(&mut self, outcomes: &mut Vec<(Ticket, Outcome)>) {
@@ -357,6 +391,12 @@ impl Writer {
         }
     }
 
+    /// Tells spools of what will not be written any more.
+    fn not_written(&mut self, group: &Group, error: &Error) {
+        self.end_spooled(&group.spooled, error);
+        tell(group.asked.iter().map(|(of, seq, asked)| (Arc::clone(of), *seq, asked.told(false))));
+    }
+
     fn warn(&self, text: &str) {
         self.sink.event(BackendEvent::Warned(text.to_owned()));
     }
@@ -368,9 +408,9 @@ impl Writer {
             log.collect_acks();
             last.moved.insert(log.id, Arc::downgrade(&log));
         }
-        let (told, _) = self.journal.take();
-        last.after(told);
-        self.write(last);
+        let (mut told, _) = self.journal.take();
+        told.after(last);
+        self.write(told);
         if self.flush.is_some() {
             self.flush = Some(Deadline::after(Some(Duration::ZERO)));
             self.flush_if_due();
@@ -379,10 +419,20 @@ impl Writer {
         self.inner.close_now();
         // Closed before anybody is told, so that the directory can be opened again.
         self.store = None;
-        let (_, waiting) = self.journal.end();
+        let (late, waiting) = self.journal.end();
+        self.not_written(&late, &closed());
         for waiting in waiting {
             // Who closed it may have stopped waiting.
             let _ = waiting.send(CloseReport { lost: 0, kept });
+        }
+    }
+}
+
+impl Asked {
+    fn told(self, is_kept: bool) -> Told {
+        match self {
+            Asked::Mark => Told::Marked(is_kept),
+            Asked::Removal => Told::Removed(is_kept),
         }
     }
 }
@@ -404,6 +454,12 @@ impl Drop for Writer {
         let open = std::mem::take(&mut self.open);
         let mut outcomes = open.iter().flat_map(|(first, count)| (first.0..).take(*count)).map(unknown).collect();
         self.sink.complete(&mut outcomes);
+        let unknown = error.clone().with_fate(Fate::Unknown);
+        let open = std::mem::take(&mut self.open_spooled);
+        tell(open.into_iter().map(|(of, seq)| (of, seq, Told::NotWritten(unknown.clone()))));
+        let asked = std::mem::take(&mut self.open_asked);
+        tell(asked.into_iter().map(|(of, seq, asked)| (of, seq, asked.told(false))));
+        self.not_written(&left, &unknown);
         self.sink.event(BackendEvent::Lost(error));
     }
 }

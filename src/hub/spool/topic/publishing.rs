@@ -7,9 +7,10 @@ use super::{Flight, Kept, LaneKey, SpoolTopic, State};
 use crate::broker::{Batch, Level, Outcome, Ticket};
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
-use crate::hub::failover::lane::{Ask, Decision, Lane};
-use crate::hub::failover::policy::{keeps, Failure};
+use crate::hub::failover::lane::{Ask, Decision, Lane, LaneAction};
+use crate::hub::failover::policy::{keeps, Failure, Room};
 use crate::hub::failover::{Gate, Way};
+use crate::hub::spool::disk::NewRow;
 use crate::hub::spool::{After, Spool};
 use crate::message::segment::record_bytes;
 use crate::message::{Message, Record, Stamp};
@@ -80,28 +81,30 @@ impl Publishing<'_> {
         let now = clock.now();
         let key = own.key_of(record);
         let due = now.plus(Duration::from_millis(record.delay_ms.unsigned_abs()));
-        let ask = Ask {
+        let (goes_direct, bytes) = (self.goes_direct(record), record_bytes(record));
+        let ttl = match record.ttl_ms {
+            1.. => now.plus(Duration::from_millis(record.ttl_ms.unsigned_abs())),
+            _ => Moment::NEVER,
+        };
+        let mut ask = Ask {
             began: now,
             deadline: now,
             require: self.batch.require,
-            expires: match record.ttl_ms {
-                1.. => now.plus(Duration::from_millis(record.ttl_ms.unsigned_abs())),
-                _ => Moment::NEVER,
-            },
+            expires: ttl.min(spool.oldest(now)),
             due,
-            room: spool.room(record_bytes(record)),
+            room: if goes_direct { Room::Free } else { spool.room(own, bytes) },
         };
-        if !self.goes_direct(record) {
+        if !goes_direct {
             own.server.check(record)?;
         }
         let message = self.message(record, seq)?;
-        let numbers = AtomicU64::new(seq);
-        let mut actions = std::mem::take(&mut self.state.actions);
-        let lane = self.state.lanes.entry(key.clone()).or_insert_with(|| Lane::new(record.key.is_some()));
-        let decision = lane.publish(now, self.gate, &own.rules, &ask, &numbers, &mut actions);
-        // What a newer epoch brought back, before this record.
-        own.perform(spool, self.state, &key, self.gate, &mut actions, self.after);
-        self.state.actions = actions;
+        let mut decision = self.decide(record, &key, &ask, seq);
+        while decision == Decision::MakeRoom {
+            // With nothing to drop it is full.
+            let is_made = own.evict(spool, self.state, self.after);
+            ask.room = if is_made { spool.room(own, bytes) } else { Room::Full };
+            decision = self.decide(record, &key, &ask, seq);
+        }
         match decision {
             Decision::Send(_) => {
                 self.keep(message, &key, index, due);
@@ -115,7 +118,8 @@ impl Publishing<'_> {
             Decision::Append(_) => {
                 self.keep(message, &key, index, due);
                 let mut actions = std::mem::take(&mut self.state.actions);
-                own.append(spool, self.state, &key, (seq, false), &mut actions, self.after);
+                let row = NewRow { seq, maybe_dup: false, was_sent: false };
+                own.append(spool, self.state, &key, row, &mut actions, self.after);
                 own.perform(spool, self.state, &key, self.gate, &mut actions, self.after);
                 self.state.actions = actions;
                 Ok(())
@@ -129,14 +133,24 @@ impl Publishing<'_> {
             }
             Decision::Fail(failure) => {
                 self.forget_idle(&key);
-                Err(spool.failed(failure))
+                Err(spool.failed(failure, own, bytes))
             }
             // Nothing waits here: whoever publishes is told of space.
             Decision::WaitUntil(_) | Decision::MakeRoom => {
                 self.forget_idle(&key);
-                Err(spool.failed(Failure::Full))
+                Err(spool.failed(Failure::Full, own, bytes))
             }
         }
+    }
+
+    /// Asks the lane of a record; what a newer epoch brought back is done before.
+    fn decide(&mut self, record: &Record<'_>, key: &LaneKey, ask: &Ask, seq: u64) -> Decision {
+        let (own, numbers, gate) = (self.own, AtomicU64::new(seq), self.gate);
+        self.state.lanes.entry(key.clone()).or_insert_with(|| Lane::new(record.key.is_some()));
+        let publish =
+            |lane: &mut Lane, out: &mut Vec<LaneAction>| lane.publish(ask.began, gate, &own.rules, ask, &numbers, out);
+        let decision = own.with_lane(self.spool, self.state, key, gate, self.after, publish);
+        decision.unwrap_or(Decision::Fail(Failure::Closing))
     }
 
     fn forget_idle(&mut self, key: &LaneKey) {
@@ -160,7 +174,7 @@ impl Publishing<'_> {
     /// Keeps a record until it is settled.
     fn keep(&mut self, message: Option<Message>, key: &LaneKey, index: usize, due: Moment) {
         let ticket = Some(Ticket(self.batch.first_ticket.0 + index as u64));
-        let kept = Kept { lane: key.clone(), message, ticket, due, why: None };
+        let kept = Kept::new(key.clone(), message, ticket, due);
         self.state.records.insert(self.first + index as u64, kept);
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::error::{Fate, Kind};
 
-fn medium() -> Arc<Mutex<Medium>> {
+pub(super) fn medium() -> Arc<Mutex<Medium>> {
     Arc::new(Mutex::new(Medium { free_bytes: 1 << 40, ..Medium::default() }))
 }
 

@@ -1,0 +1,69 @@
+//! Whether a server that is connected again takes records: one record of the spool shows it.
+
+use std::sync::Arc;
+
+use super::topic::SpoolTopic;
+use super::{After, Spool};
+use crate::hub::failover::backend::{Input, Sign};
+use crate::hub::failover::destination::Seen;
+
+/// A record that shows whether something takes records: its topic's place in tickets, and its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Probed {
+    pub base: u64,
+    pub seq: u64,
+}
+
+impl Spool {
+    /// The probe was in vain: its topic may be to blame.
+    pub fn blame_probed(&self) {
+        let Some((_, probed)) = self.probe.lock().take() else { return };
+        let topic = self.topics.read().of(probed.base).cloned();
+        if let Some(topic) = topic {
+            self.saw(&topic, None, Seen::Vain);
+        }
+    }
+
+    /// What the end of a record says of the server and of its topic, if it is that of their probe: the copy of this
+    /// epoch, or (`None`) any.
+    pub(super) fn on_probe(
+        &self,
+        topic: &Arc<SpoolTopic>,
+        seq: u64,
+        epoch: Option<u64>,
+        good: bool,
+        after: &mut After,
+    ) -> bool {
+        let probed = Probed { base: topic.base(), seq };
+        let of_server = self
+            .probe
+            .lock()
+            .take_if(|(of, own)| *own == probed && epoch.is_none_or(|epoch| epoch >> 32 == u64::from(*of)));
+        if let Some((of, _)) = of_server {
+            after.inputs.push(Input::Link(of, if good { Sign::ProbeOk } else { Sign::ProbeErr }));
+        }
+        let of_topic = topic.standing.of_tried(seq, epoch.map(|epoch| epoch as u32));
+        if let Some(of) = of_topic {
+            let seen = if good { Seen::ProbeOk } else { Seen::ProbeErr };
+            after.seen.push((Arc::clone(topic), Some(of), seen));
+        }
+        of_topic.is_some()
+    }
+
+    /// Sends one record to see whether the server takes it.
+    pub fn probe(&self, epoch: u32, turn: u32) {
+        let mut lanes = self.waiting();
+        let turn = turn as usize % lanes.len().max(1);
+        lanes.rotate_left(turn);
+        let mut after = After::default();
+        let sent = lanes.into_iter().any(|(_, topic, key)| {
+            // Under the topic's lock, so that its outcome finds it.
+            topic.probe(self, &key, &mut after, |probed| *self.probe.lock() = Some((epoch, probed)))
+        });
+        self.finish(after);
+        if !sent {
+            // With nothing to send, the connection is all there is to go by.
+            self.driver.input(Input::Link(epoch, Sign::ProbeOk));
+        }
+    }
+}
