@@ -1,0 +1,194 @@
+//! Rules about the run as a whole: C8 to C12, and that it comes to rest.
+
+use super::Broken;
+use crate::history::{Break, Ending, History, Level, Partition};
+use crate::setup::{Side, PRODUCERS, SPOOL_BYTES_MAX, WINDOW};
+
+const SECOND: u64 = 1_000_000;
+/// A server that is back must take messages within this.
+const RECOVERY: u64 = 15 * SECOND;
+/// In peace something must be confirmed, and delivered, within this.
+const HOLE: u64 = 5 * SECOND;
+
+pub fn c8_unknown_has_a_cause(history: &History) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    let mut count = 0;
+    for attempt in history.attempts.values() {
+        let Some(outcome) = attempt.outcome().filter(|outcome| outcome.ending == Ending::Unknown) else { continue };
+        count += 1;
+        let Some(side) = history.side(&attempt.name.topic) else { continue };
+        if !history.faults(side).any(|fault| fault.overlaps(attempt.at.saturating_sub(RECOVERY), outcome.at)) {
+            broken.push(Broken::of("C8", &attempt.name, format!("unknown ({}), and no fault near it", outcome.kind)));
+        }
+    }
+    let faults = history.breaks.iter().filter(|broken| !broken.consumer).count();
+    if count > faults * (WINDOW + PRODUCERS) {
+        broken.push(Broken::run("C8", format!("{count} unknown outcomes of {faults} faults")));
+    }
+    broken
+}
+
+/// After each fault, when the server took messages again; and the longest silence in peace.
+pub fn c9_it_goes_on(history: &History) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for side in sides(history) {
+        for (fault, took) in recoveries(history, side) {
+            if took.is_none_or(|took| took > RECOVERY) {
+                let text =
+                    format!("{}: {} was over, and no publish reached the server within 15 s", side.name(), fault.what);
+                broken.push(Broken::run("C9", text));
+            }
+        }
+        for (what, times) in [("confirmed", confirmed(history, side, false)), ("delivered", delivered(history, side))] {
+            for (from, to) in calm(history, side) {
+                if let Some(hole) = longest_hole(&times, from, to).filter(|hole| *hole > HOLE) {
+                    let text = format!("{}: nothing {what} for {} ms in peace", side.name(), hole / 1000);
+                    broken.push(Broken::run("C9", text));
+                }
+            }
+        }
+    }
+    broken
+}
+
+fn sides(history: &History) -> Vec<Side> {
+    let mut all: Vec<Side> = history.topics.values().map(|topic| topic.side).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Faults after which there was time to recover, and how long that took.
+fn recoveries(history: &History, side: Side) -> Vec<(&Break, Option<u64>)> {
+    let ready = confirmed(history, side, side != Side::Embedded);
+    let mut all = Vec::new();
+    for fault in history.faults(side) {
+        let took = ready.iter().find(|at| **at >= fault.to).map(|at| at - fault.to);
+        let deadline = fault.to + RECOVERY;
+        let disturbed = history.faults(side).any(|other| other != fault && other.overlaps(fault.to, deadline));
+        if took.is_some_and(|took| took <= RECOVERY) || (!disturbed && deadline <= history.load.1) {
+            all.push((fault, took));
+        }
+    }
+    all
+}
+
+/// The longest time from the end of a fault to the next message that its server took, in microseconds.
+pub fn worst_recovery(history: &History) -> Option<u64> {
+    let times = sides(history).into_iter().flat_map(|side| recoveries(history, side));
+    times.filter_map(|(_, took)| took).max()
+}
+
+/// When publishes were confirmed; `by_server`: by the server itself.
+fn confirmed(history: &History, side: Side, by_server: bool) -> Vec<u64> {
+    let own = history.attempts.values().filter(|attempt| history.side(&attempt.name.topic) == Some(side));
+    let told = own.filter_map(|attempt| attempt.outcome()).filter(|outcome| outcome.ending == Ending::Confirmed);
+    let mut times: Vec<u64> =
+        told.filter(|outcome| !by_server || outcome.level == Level::Broker).map(|outcome| outcome.at).collect();
+    times.sort_unstable();
+    times
+}
+
+fn delivered(history: &History, side: Side) -> Vec<u64> {
+    let own = history.deliveries.iter().filter(|delivery| history.side(&delivery.name.topic) == Some(side));
+    own.map(|delivery| delivery.at).collect()
+}
+
+/// The parts of the load in which no fault was, nor had been for as long as recovery may take.
+fn calm(history: &History, side: Side) -> Vec<(u64, u64)> {
+    let mut parts = Vec::new();
+    let mut from = history.load.0;
+    for fault in history.faults(side) {
+        if fault.from > from {
+            parts.push((from, fault.from));
+        }
+        from = from.max(fault.to + RECOVERY);
+    }
+    parts.push((from, history.load.1));
+    parts.retain(|(from, to)| from < to);
+    parts
+}
+
+fn longest_hole(times: &[u64], from: u64, to: u64) -> Option<u64> {
+    let mut last = from;
+    let mut longest = 0;
+    for at in times.iter().copied().filter(|at| (from..to).contains(at)).chain([to]) {
+        longest = longest.max(at - last);
+        last = at;
+    }
+    Some(longest)
+}
+
+/// Freed memory is not given back to the system at once, so some is allowed beside the twentieth part.
+const RSS_SLACK: u64 = 24 << 20;
+
+pub fn c10_nothing_grows(history: &History) -> Vec<Broken> {
+    let (before, after) = (history.before, history.after);
+    let mut broken = Vec::new();
+    let most = before.rss + before.rss / 20 + RSS_SLACK;
+    if after.rss > most {
+        let text = format!("memory: {} KiB after the warm-up, {} KiB at the end", before.rss >> 10, after.rss >> 10);
+        broken.push(Broken::run("C10", text));
+    }
+    if after.descriptors > before.descriptors {
+        let text = format!("descriptors: {} after the warm-up, {} at the end", before.descriptors, after.descriptors);
+        broken.push(Broken::run("C10", text));
+    }
+    if after.threads > before.threads {
+        let text = format!("threads: {} after the warm-up, {} at the end", before.threads, after.threads);
+        broken.push(Broken::run("C10", text));
+    }
+    if history.spool_bytes_most > SPOOL_BYTES_MAX {
+        let text = format!("spool: {} bytes, of {SPOOL_BYTES_MAX} at most", history.spool_bytes_most);
+        broken.push(Broken::run("C10", text));
+    }
+    broken
+}
+
+/// What was kept was forwarded, done here, or is told; and nothing is left in a queue.
+pub fn c11_the_books_agree(history: &History) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for own in &history.counters {
+        let gone = own.forwarded + own.expired + own.evicted + own.refused + own.local_done;
+        if own.spooled != gone + own.records {
+            broken.push(Broken::run("C11", format!("kept is not what went and what is left: {own:?}")));
+        }
+    }
+    if let Some(last) = history.counters.last().filter(|last| last.records > 0) {
+        broken.push(Broken::run("C11", format!("{} messages are left in the spool", last.records)));
+    }
+    for (queue, count) in history.left.iter().filter(|(_, count)| *count > 0) {
+        broken.push(Broken::run("C11", format!("{count} messages are left in {queue}")));
+    }
+    broken
+}
+
+/// Every offset of a partition was handed over (nothing is skipped), and the group's place is behind the last.
+pub fn c12_offsets_agree(history: &History) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for Partition { topic, partition, end, committed } in &history.partitions {
+        let read: std::collections::BTreeSet<i64> = history
+            .deliveries
+            .iter()
+            .filter(|delivery| delivery.name.topic == *topic && delivery.partition == *partition)
+            .map(|delivery| delivery.offset)
+            .collect();
+        let skipped: Vec<i64> = (0..*end).filter(|offset| !read.contains(offset)).take(10).collect();
+        if !skipped.is_empty() {
+            broken
+                .push(Broken::run("C12", format!("{topic} partition {partition}: not read, of {end}: {skipped:?} …")));
+        }
+        if let Some(beyond) = read.iter().find(|offset| **offset >= *end) {
+            broken.push(Broken::run("C12", format!("{topic} partition {partition} ends at {end}; {beyond} was read")));
+        }
+        if committed.unwrap_or(0) != *end {
+            let text = format!("{topic} partition {partition} ends at {end}; the group's place is {committed:?}");
+            broken.push(Broken::run("C12", text));
+        }
+    }
+    broken
+}
+
+pub fn it_comes_to_rest(history: &History) -> Vec<Broken> {
+    history.stuck.iter().map(|why| Broken::run("rest", why.clone())).collect()
+}
