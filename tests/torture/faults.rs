@@ -23,6 +23,8 @@ pub struct Field {
     pub start: Instant,
 }
 
+/// A hub that keeps messages in memory is not closed; so often it is tried.
+const REOPEN_TRIES: usize = 5;
 const BLACKHOLE: Toxic = Toxic {
     latency: Duration::ZERO,
     jitter: Duration::ZERO,
@@ -61,7 +63,12 @@ impl Field {
                 }
             }
             Fault::Blackhole => self.swallow(step, lasts),
-            Fault::Reopen => self.reopen()?,
+            Fault::Reopen => {
+                if !self.reopen()? {
+                    self.say(step, "was not possible");
+                    return Ok(());
+                }
+            }
             Fault::HostKill => self.kill_host()?,
             Fault::DiskFull => self.fill(lasts),
             fault => {
@@ -94,14 +101,19 @@ impl Field {
         proxy.heal();
     }
 
-    fn reopen(&self) -> Result<(), String> {
-        let mut host = self.host.lock().unwrap();
-        host.tell("reopen");
-        let said = host.expect("reopened", Duration::from_secs(90))?;
-        if said["done"] != true {
-            println!("           (not reopened: something is still kept in memory, its server being away)");
+    /// Answers whether it was done: not while something is kept in memory, as its server is away.
+    fn reopen(&self) -> Result<bool, String> {
+        for _ in 0..REOPEN_TRIES {
+            {
+                let mut host = self.host.lock().unwrap();
+                host.tell("reopen");
+                if host.expect("reopened", Duration::from_secs(90))?["done"] == true {
+                    return Ok(true);
+                }
+            }
+            pass(Duration::from_secs(2));
         }
-        Ok(())
+        Ok(false)
     }
 
     fn kill_host(&self) -> Result<(), String> {

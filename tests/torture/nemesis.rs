@@ -79,7 +79,7 @@ pub struct Step {
 /// So long after a fault its target is left alone at least: a server moments after its start is another matter.
 pub const GAP: u64 = 4_000;
 /// Starting a server takes about so long, for the number of faults in a run.
-const START: f64 = 6_000.0;
+const START: f64 = 8_000.0;
 
 /// The faults of a run, by target. `faults`: only these; empty: all that fit.
 pub fn plan(seed: u64, load_ms: u64, pairing: Pairing, disk: bool, faults: &[String]) -> Vec<Step> {

@@ -170,8 +170,9 @@ impl Host {
         if hub.0.flush(Some(Duration::from_secs(10))).is_err() {
             return false;
         }
-        let kept = self.keeps_in_memory.load(Ordering::SeqCst);
-        if kept && hub.0.wait_forwarded(Some(Duration::from_secs(5))).is_err() {
+        // A batch tells no level, so without a directory it is not asked for.
+        let kept = !self.setup.disk || self.keeps_in_memory.load(Ordering::SeqCst);
+        if kept && hub.0.wait_forwarded(Some(Duration::from_secs(1))).is_err() {
             return false;
         }
         self.log.counters(&counters(&hub.0, &format!("{}.{}", self.life, hub.1)));
