@@ -357,8 +357,17 @@ fn a_call_gets_what_it_asks_for(side: Side) {
     until("the end of the drill", || is_up(&hub));
     assert_eq!(publish(&topic, 1, None).unwrap().level, Level::Memory, "it would overtake");
     assert!(hub.wait_forwarded(Some(Duration::from_millis(300))).is_err());
-    hub.forwarding(true).unwrap();
+    // One that waits behind them for the server's confirm counts as they do.
+    let kept = own(&hub)["spool"]["records"].as_u64().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| publish(&topic, 1, Some(Level::Broker)));
+        until("its place behind the others", || own(&hub)["spool"]["records"] == kept + 1);
+        hub.forwarding(true).unwrap();
+        assert_eq!(waiting.join().unwrap().unwrap().level, Level::Broker);
+    });
     forwarded(&hub);
+    let counted = metric(&hub, "helixmq_forwarded_total") + metric(&hub, "helixmq_spool_expired_total");
+    assert_eq!(metric(&hub, "helixmq_spooled_total"), counted);
     assert_eq!(publish(&topic, 1, Some(Level::Broker)).unwrap().level, Level::Broker);
     hub.close(WAIT).unwrap();
 }

@@ -10,7 +10,7 @@ use super::graves::Dead;
 use super::standing::Standing;
 use super::{After, Probed, Spool};
 use crate::broker::embedded::disk::{SpoolRows, SpoolSink};
-use crate::broker::{Batch, Destination, Outcome, Taken, Ticket, Wake};
+use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
 use crate::clock::Moment;
 use crate::config::OnOutage;
 use crate::error::{Error, Fate, Kind, Result};
@@ -350,7 +350,7 @@ impl SpoolTopic {
         after: &mut After,
     ) {
         let mut stopped: Option<Error> = None;
-        let mut next = 0;
+        let (mut next, mut removed) = (0, None);
         while let Some(action) = actions.get(next).copied() {
             next += 1;
             if !state.lanes.contains_key(key) {
@@ -387,14 +387,16 @@ impl SpoolTopic {
                     after.counts = true;
                 }
                 LaneAction::Remove { seq } => {
-                    self.take_out(spool, state.bytes_of(seq));
-                    let is_dead = state.records.get(&seq).is_some_and(|kept| kept.is_dead);
-                    if let Some(rows) = self.rows.as_ref().filter(|_| !is_dead) {
-                        rows.remove(seq);
-                    }
-                    (after.counts, after.wakes) = (true, true);
+                    self.remove(spool, state, seq);
+                    (after.counts, after.wakes, removed) = (true, true, Some(seq));
                 }
-                LaneAction::Complete { seq, completed } => self.complete(state, key, seq, completed, after),
+                LaneAction::Complete { seq, completed } => {
+                    // It was kept while its publish waited for the server: the publish is told, and no fate.
+                    if removed == Some(seq) && completed == Completed::Reached(Level::Broker) {
+                        spool.count(LaneFate::Confirmed);
+                    }
+                    self.complete(state, key, seq, completed, after);
+                }
                 LaneAction::Fate { seq, fate } => self.end(spool, state, seq, fate),
                 LaneAction::DeadLetter { seq } => self.dies(spool, state, seq, after),
                 LaneAction::Alarm { .. } => {}
@@ -402,6 +404,15 @@ impl SpoolTopic {
             }
         }
         actions.clear();
+    }
+
+    /// A record leaves the spool, and the disk.
+    fn remove(&self, spool: &Spool, state: &State, seq: u64) {
+        self.take_out(spool, state.bytes_of(seq));
+        let is_dead = state.records.get(&seq).is_some_and(|kept| kept.is_dead);
+        if let Some(rows) = self.rows.as_ref().filter(|_| !is_dead) {
+            rows.remove(seq);
+        }
     }
 
     /// A record was refused after its publish was told success.
