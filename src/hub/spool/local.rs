@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::topic::SpoolTopic;
+use super::topic::{Leased, SpoolTopic};
 use super::Spool;
 use crate::broker::{BackendEvent, Delivery, Flow, Level, Sink, Source, Start, SubscribeSpec, Verdict};
 use crate::clock::Moment;
@@ -171,7 +171,7 @@ impl LocalSource {
         let room = self.spec.prefetch.saturating_sub(self.out.lock().len()).min(max);
         let before = out.len();
         for topic in spool.topics().into_iter().filter(|topic| self.pattern.matches(topic.name())) {
-            for (seq, message, tries) in topic.lease(&spool, room - (out.len() - before)) {
+            for Leased { seq, message, tries, again } in topic.lease(&spool, room - (out.len() - before)) {
                 let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
                 let attempt = u32::from(message.attempts()) + u32::from(tries) + 1;
                 self.out.lock().insert(tag, Out { topic: Arc::clone(&topic), seq, message: message.clone() });
@@ -180,7 +180,7 @@ impl LocalSource {
                     tag,
                     attempt,
                     unsure: 0,
-                    redelivered: attempt > 1,
+                    redelivered: again || attempt > 1,
                     provisional: false,
                     partition: 0,
                     offset: -1,

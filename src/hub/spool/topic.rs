@@ -51,6 +51,16 @@ pub(super) struct SpoolTopic {
     state: Mutex<State>,
 }
 
+/// A kept task that a worker of this process is handed.
+pub(super) struct Leased {
+    pub seq: u64,
+    pub message: Message,
+    /// How often workers have failed.
+    pub tries: u16,
+    /// One has had it before.
+    pub again: bool,
+}
+
 impl SpoolTopic {
     pub fn new(
         spool: &Arc<Spool>,
@@ -174,8 +184,8 @@ impl SpoolTopic {
         &self.topic
     }
 
-    /// Hands up to `max` kept tasks to a worker of this process: their numbers, and how often such have tried them.
-    pub fn lease(&self, spool: &Spool, max: usize) -> Vec<(u64, Message, u16)> {
+    /// Hands up to `max` kept tasks to a worker of this process.
+    pub fn lease(&self, spool: &Spool, max: usize) -> Vec<Leased> {
         let mut after = After::default();
         let mut leased = Vec::new();
         if self.is_local() && max > 0 {
@@ -189,8 +199,10 @@ impl SpoolTopic {
                     let Some(found) = self.with_lane(spool, &mut state, &key, gate, &mut after, step).flatten() else {
                         break;
                     };
-                    let message = state.records.get(&found.seq).and_then(|kept| kept.message.clone());
-                    leased.extend(message.map(|message| (found.seq, message, found.attempt)));
+                    let Some(kept) = state.records.get_mut(&found.seq) else { continue };
+                    let again = std::mem::replace(&mut kept.leased, true);
+                    let (seq, tries) = (found.seq, found.attempt);
+                    leased.extend(kept.message.clone().map(|message| Leased { seq, message, tries, again }));
                 }
             }
         }
@@ -476,14 +488,15 @@ impl SpoolTopic {
     ) -> Result<()> {
         let flight = state.next_flight;
         state.next_flight += 1;
-        let Some(Kept { message: Some(message), due, .. }) = state.records.get(&seq) else {
+        let Some(Kept { message: Some(message), due, leased, .. }) = state.records.get(&seq) else {
             return Err(Error::internal("a record of the spool has no message"));
         };
         let clock = &spool.context.clock;
         let (now, now_us, id) = (clock.now(), clock.wall_us(), message.id());
         let left = due.since(now);
         let record = Record {
-            maybe_dup: maybe_dup || message.maybe_dup(),
+            // A worker that ended without a verdict may have done it; failed attempts tell of themselves.
+            maybe_dup: maybe_dup || message.maybe_dup() || (*leased && attempt == 0),
             attempts: message.attempts().saturating_add(attempt),
             ttl_ms: message.expires_us().map_or(0, |at| (at.saturating_sub(now_us) / 1000).max(1)),
             delay_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),

@@ -60,13 +60,15 @@ pub(in crate::hub::spool) struct Kept {
     /// What the disk has of it: how often workers of this process have tried it, and whether it may be at the server.
     pub tries: u16,
     pub handed: bool,
+    /// A worker of this process has had it, and may have done it.
+    pub leased: bool,
     /// Its row stays until its dead letter is written.
     pub is_dead: bool,
 }
 
 impl Kept {
     pub fn new(lane: LaneKey, message: Option<Message>, ticket: Option<Ticket>, due: Moment) -> Self {
-        Self { lane, message, ticket, due, why: None, tries: 0, handed: false, is_dead: false }
+        Self { lane, message, ticket, due, why: None, tries: 0, handed: false, leased: false, is_dead: false }
     }
 
     /// What the disk has of it.
