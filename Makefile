@@ -5,7 +5,8 @@
 #   make test            everything, installing what it needs first where it may
 #   make test-embedded   what needs only Rust and a C compiler; installs nothing
 #   make test-infra-start, make test-infra-stop   the servers that tests talk to
-#   make torture         long runs of the same: more seeds, more rounds
+#   make torture         long runs of the same: more seeds, more rounds, an hour of faults on real servers
+#   make torture-quick   the torture checker, a short run each; make torture-mutants: hubs with defects, which it must find
 #   make bench           side by side with other queues and clients; writes docs/performance.md
 #   make lint            formatting, clippy, licences
 #   make headers         include/helixmq.h, symbols, schemas and tables from the code
@@ -26,7 +27,7 @@ FILES   ?= README.md $(wildcard src/*.rs)
 EMBEDDED = --no-default-features
 
 .PHONY: run lib test test-embedded test-rust test-rabbitmq4 test-kafka3 test-server-examples test-rust-embedded test-c test-sanitizers test-languages test-examples test-release \
-        torture bench bench-quick bench-servers-quick lint audit headers release install test-infra-start test-infra-stop clean
+        torture torture-long torture-quick torture-mutants bench bench-quick bench-servers-quick lint audit headers release install test-infra-start test-infra-stop clean
 
 lib:
 	cargo build --locked --profile fast --lib --target-dir $(TARGET)
@@ -91,6 +92,23 @@ test-release: release
 torture:
 	PROPTEST_CASES=20000 HMQ_TEST_SCALE=20000 cargo test --locked --profile fast --target-dir $(TARGET)
 	HMQ_TEST_SCALE=2000 HMQ_TEST_TARGET=$(TARGET)/test tests/c/run.sh plain
+	@$(MAKE) --no-print-directory torture-long torture-mutants
+
+# docs/reliability.md tells what these do. Another minute or seed: make torture-long TORTURE_MINUTES=480 TORTURE="--seed 7"
+TORTURE_MINUTES       ?= 10
+TORTURE_QUICK_MINUTES ?= 0.6
+TORTURE_RUNS = for pairing in rabbitmq kafka both; do for spool in memory disk; do \
+    cargo test --locked $(1) --target-dir $(TARGET) --test torture -- \
+        --pairing $$pairing --spool $$spool --minutes $(2) $(TORTURE) || exit 1; done; done
+
+torture-long: test-infra-start
+	@$(call TORTURE_RUNS,--profile fast,$(TORTURE_MINUTES))
+
+torture-quick: test-infra-start
+	@$(call TORTURE_RUNS,,$(TORTURE_QUICK_MINUTES))
+
+torture-mutants: test-infra-start
+	@cargo test --locked --target-dir $(TARGET) --test torture -- --mutant all --minutes 0.2
 
 bench: release
 	benches/run.sh $(abspath $(RELEASE)) docs/performance.md

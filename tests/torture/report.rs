@@ -232,6 +232,10 @@ fn leg(history: &History, attempt: &Attempt) -> String {
     if kept > 0 {
         return format!("perhaps not: {kept} messages are in the spool");
     }
+    let unread = rules::unread(history, topic);
+    if unread > 0 {
+        return format!("between Kafka and its consumers: {unread} offsets of its topic were handed to nobody");
+    }
     let Some(outcome) = attempt.outcome() else { return "unknown".to_owned() };
     match (outcome.spooled, outcome.level) {
         (true, _) => "between the spool and the server: it was kept, and the spool and the queues are empty".to_owned(),

@@ -6,7 +6,7 @@ mod messages;
 mod order;
 mod run;
 
-pub use run::worst_recovery;
+pub use run::{unread, worst_recovery};
 
 use crate::history::{History, Name};
 

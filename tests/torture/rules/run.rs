@@ -1,5 +1,7 @@
 //! Rules about the run as a whole: C8 to C12, and that it comes to rest.
 
+use std::collections::BTreeSet;
+
 use super::Broken;
 use crate::history::{Break, Ending, History, Level, Partition};
 use crate::setup::{Side, PRODUCERS, SPOOL_BYTES_MAX, WINDOW};
@@ -167,13 +169,9 @@ pub fn c11_the_books_agree(history: &History) -> Vec<Broken> {
 /// Every offset of a partition was handed over (nothing is skipped), and the group's place is behind the last.
 pub fn c12_offsets_agree(history: &History) -> Vec<Broken> {
     let mut broken = Vec::new();
-    for Partition { topic, partition, end, committed } in &history.partitions {
-        let read: std::collections::BTreeSet<i64> = history
-            .deliveries
-            .iter()
-            .filter(|delivery| delivery.name.topic == *topic && delivery.partition == *partition)
-            .map(|delivery| delivery.offset)
-            .collect();
+    for own in &history.partitions {
+        let Partition { topic, partition, end, committed } = own;
+        let read = read_of(history, own);
         let skipped: Vec<i64> = (0..*end).filter(|offset| !read.contains(offset)).take(10).collect();
         if !skipped.is_empty() {
             broken
@@ -188,6 +186,21 @@ pub fn c12_offsets_agree(history: &History) -> Vec<Broken> {
         }
     }
     broken
+}
+
+/// The offsets of a partition that consumers were handed.
+fn read_of(history: &History, partition: &Partition) -> BTreeSet<i64> {
+    let own = history
+        .deliveries
+        .iter()
+        .filter(|delivery| delivery.name.topic == partition.topic && delivery.partition == partition.partition);
+    own.map(|delivery| delivery.offset).collect()
+}
+
+/// How many offsets of a topic nobody was handed.
+pub fn unread(history: &History, topic: &str) -> i64 {
+    let own = history.partitions.iter().filter(|partition| partition.topic == topic);
+    own.map(|partition| partition.end - read_of(history, partition).len() as i64).sum()
 }
 
 pub fn it_comes_to_rest(history: &History) -> Vec<Broken> {
