@@ -13,6 +13,7 @@ mod faults;
 mod history;
 mod host;
 mod logs;
+mod made_up;
 mod nemesis;
 mod options;
 mod process;

@@ -54,8 +54,9 @@ struct Host {
     finished: AtomicBool,
     /// Consumers fail and crash no more.
     calm: AtomicBool,
-    /// A receipt of a kept message said `memory`: it must be forwarded before a hub is closed.
+    /// Receipts of kept messages have said `memory`, or `disk`: the former must be forwarded before a hub is closed.
     keeps_in_memory: AtomicBool,
+    keeps_on_disk: AtomicBool,
     delivered: AtomicU64,
     last_delivery: AtomicU64,
     open_subscriptions: AtomicU64,
@@ -81,6 +82,7 @@ pub fn run(dir: &Path, life: u32) {
         finished: AtomicBool::new(false),
         calm: AtomicBool::new(false),
         keeps_in_memory: AtomicBool::new(false),
+        keeps_on_disk: AtomicBool::new(false),
         delivered: AtomicU64::new(0),
         last_delivery: AtomicU64::new(0),
         open_subscriptions: AtomicU64::new(0),
@@ -170,9 +172,9 @@ impl Host {
         if hub.0.flush(Some(Duration::from_secs(10))).is_err() {
             return false;
         }
-        // A batch tells no level, so without a directory it is not asked for.
-        let kept = !self.setup.disk || self.keeps_in_memory.load(Ordering::SeqCst);
-        if kept && hub.0.wait_forwarded(Some(Duration::from_secs(1))).is_err() {
+        // A batch tells no level, so it is not known before another publish has told it.
+        let safe = self.keeps_on_disk.load(Ordering::SeqCst) && !self.keeps_in_memory.load(Ordering::SeqCst);
+        if !safe && hub.0.wait_forwarded(Some(Duration::from_secs(1))).is_err() {
             return false;
         }
         self.log.counters(&counters(&hub.0, &format!("{}.{}", self.life, hub.1)));

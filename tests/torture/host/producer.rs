@@ -195,8 +195,9 @@ fn told(host: &Host, log: &Log, name: &Name, result: Result<Receipt>) {
     let outcome = match result {
         Ok(receipt) => {
             let level = level(receipt.level);
-            if receipt.spooled && level == Level::Memory {
-                host.keeps_in_memory.store(true, Ordering::SeqCst);
+            if receipt.spooled {
+                let kept = if level == Level::Memory { &host.keeps_in_memory } else { &host.keeps_on_disk };
+                kept.store(true, Ordering::SeqCst);
             }
             let id = receipt.id.text().as_str().to_owned();
             Outcome {
