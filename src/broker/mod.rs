@@ -9,7 +9,7 @@
 //! ```text
 //! Broker ── destination(name) ──> Destination   publish: takes records, never waits
 //!        ── subscribe(spec)   ──> Source        fetch: gives deliveries, never waits; settle
-//! Sink   <── ready, revoked                     "a fetch would give something" / "leases ended"
+//! Sink   <── ready, revoked, broken             "a fetch would give something" / "leases ended"
 //! Hub    <── BackendEvent, Completion           the connection's life, late outcomes of publishes
 //! ```
 //!
@@ -39,10 +39,12 @@ pub mod kafka;
 pub mod rabbitmq;
 #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 mod tls;
+mod wake;
 #[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 mod wire;
 
 pub use capability::{Capabilities, Support};
+pub use wake::{Wake, Wakers};
 
 /// Which connection of a backend something belongs to; rises with each connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -183,34 +185,6 @@ pub trait Destination: Send + Sync + fmt::Debug {
     /// Calls `waker` once when there is space again, perhaps before this returns. One that was
     /// dropped waits no more.
     fn on_space(&self, waker: Weak<dyn Wake>);
-}
-
-/// Something that waits.
-pub trait Wake: Send + Sync {
-    /// What was waited for has happened. Must not block; may come more than once.
-    fn wake(&self);
-}
-
-/// Those who wait for one thing. Holds no more of them than wait, or did a moment ago.
-#[derive(Default)]
-pub struct Wakers(Vec<Weak<dyn Wake>>);
-
-impl Wakers {
-    /// Adds one.
-    pub fn add(&mut self, waker: Weak<dyn Wake>) {
-        if self.0.iter().any(|own| own.ptr_eq(&waker)) {
-            return;
-        }
-        if self.0.len() == self.0.capacity() {
-            self.0.retain(|waker| waker.strong_count() > 0);
-        }
-        self.0.push(waker);
-    }
-
-    /// Takes out all who still wait, to be woken with no lock held.
-    pub fn take(&mut self) -> impl Iterator<Item = Arc<dyn Wake>> {
-        std::mem::take(&mut self.0).into_iter().filter_map(|waker| waker.upgrade())
-    }
 }
 
 /// Which consumers share messages.
@@ -368,8 +342,28 @@ pub trait Sink: Send + Sync {
     /// A fetch would give something. Called once after a `Flow::Idle`; with no lock held.
     fn ready(&self);
 
-    /// The leases of these tags have ended (time, or a lost connection). With no lock held.
+    /// The leases of these tags have ended. With no lock held.
     fn revoked(&self, tags: &[u64]);
+
+    /// The connection of these is gone, and their leases with it. Their handlers run on, and may still be done with
+    /// them before they come again. With no lock held.
+    fn broken(&self, ended: Vec<Broken>) {
+        let tags: Vec<u64> = ended.iter().map(|own| own.tag).collect();
+        self.revoked(&tags);
+    }
+}
+
+/// A delivery that was out when its connection broke.
+#[derive(Debug)]
+pub struct Broken {
+    /// The source's name for it.
+    pub tag: u64,
+    /// The message.
+    pub message: Message,
+    /// As it was in the [`Delivery`].
+    pub partition: u32,
+    /// As it was in the [`Delivery`].
+    pub offset: i64,
 }
 
 /// Settings of a topic. Fields left `None` take the backend's default, or stay as they are.
@@ -571,40 +565,8 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     fn close(&self, deadline: Moment) -> Pending<CloseReport>;
 }
 
-impl fmt::Debug for Wakers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Wakers").field(&self.0.len()).finish()
-    }
-}
-
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("clock", &self.clock).field("id_prefix", &self.id_prefix).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Publisher;
-
-    impl Wake for Publisher {
-        fn wake(&self) {}
-    }
-
-    /// Publishers that time out on a full topic without a consumer are never woken: their entries
-    /// must not add up until space is made.
-    #[test]
-    fn those_that_gave_up_are_not_kept() {
-        let mut wakers = Wakers::default();
-        let waiting: Arc<dyn Wake> = Arc::new(Publisher);
-        wakers.add(Arc::downgrade(&waiting));
-        for _ in 0..10_000 {
-            let gave_up: Arc<dyn Wake> = Arc::new(Publisher);
-            wakers.add(Arc::downgrade(&gave_up));
-        }
-        assert!(wakers.0.capacity() <= 8, "{}", wakers.0.capacity());
-        assert_eq!(wakers.take().count(), 1);
     }
 }

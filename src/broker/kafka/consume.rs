@@ -14,7 +14,7 @@ use super::partition::Partition;
 use super::positions;
 use super::raw::Wake;
 use super::Shared;
-use crate::broker::{Delivery, Group, Ordered, Sink, Start, SubscribeSpec, Verdict};
+use crate::broker::{Broken, Delivery, Group, Ordered, Sink, Start, SubscribeSpec, Verdict};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::message::TopicKind;
@@ -172,21 +172,21 @@ impl Subscriber {
 
     /// It ends by itself, for good.
     pub fn lose(&self, why: Error) {
-        let tags = {
+        let ended = {
             let mut state = self.state.lock();
             state.lost = true;
             state.commits.clear();
             state.forget_all()
         };
         self.answer_start(Err(why));
-        self.revoke(&tags);
+        self.revoke(ended);
         self.ring();
     }
 
     /// Tells the program that the leases of these have ended.
-    pub fn revoke(&self, tags: &[u64]) {
-        if !tags.is_empty() {
-            self.sink.revoked(tags);
+    pub fn revoke(&self, ended: Vec<Broken>) {
+        if !ended.is_empty() {
+            self.sink.broken(ended);
         }
     }
 
@@ -323,14 +323,16 @@ impl State {
         self.slots.retain(|_, slot| !slot.past || slot.partition.out() > 0);
     }
 
-    /// Forgets a partition; answers the tags that were out.
-    pub fn forget(&mut self, name: u32) -> Vec<u64> {
+    /// Forgets a partition; answers what was out.
+    pub fn forget(&mut self, name: u32) -> Vec<Broken> {
         let Some(slot) = self.slots.remove(&name) else { return Vec::new() };
         self.out -= slot.partition.out();
-        slot.partition.names_out().map(|place| tag(name, place)).collect()
+        let partition = u32::try_from(slot.number).unwrap_or_default();
+        let out = slot.partition.all_out();
+        out.map(|(place, message, offset)| Broken { tag: tag(name, place), message, partition, offset }).collect()
     }
 
-    fn forget_all(&mut self) -> Vec<u64> {
+    fn forget_all(&mut self) -> Vec<Broken> {
         let names: Vec<u32> = self.slots.keys().copied().collect();
         names.into_iter().flat_map(|name| self.forget(name)).collect()
     }

@@ -15,7 +15,7 @@ use super::positions::{self, Place};
 use super::pump::{Intake, Line, Pump, Trouble};
 use super::raw::{About, Client, Code, Failure, List, Queue};
 use super::Shared;
-use crate::broker::Start;
+use crate::broker::{Broken, Start};
 use crate::clock::Moment;
 use crate::error::{Kind, Result};
 use crate::sync::Deadline;
@@ -249,17 +249,18 @@ impl Member {
         }
         let gone = |topic: &str, number| list.iter().any(|own| own.topic == topic && own.partition == number);
         self.commits.forget(gone);
-        let tags: Vec<u64> = {
+        let ended: Vec<Broken> = {
             let mut state = own.state.lock();
             let slots = state.slots.iter().filter(|(_, slot)| gone(&slot.topic, slot.number));
             let names: Vec<u32> = slots.map(|(name, _)| *name).collect();
             names.into_iter().flat_map(|name| state.forget(name)).collect()
         };
+        // Before another member, perhaps of this process, can have them.
+        own.revoke(ended);
         self.answer_revoked(&list);
         let left: Vec<Intake> = self.pump.intakes.extract_if(.., |intake| gone(&intake.topic, intake.number)).collect();
         left.iter().for_each(|intake| self.pump.forget_burials(intake.slot));
         self.stuck.retain(|(_, trouble)| !left.iter().any(|intake| intake.slot == trouble.slot));
-        own.revoke(&tags);
         // What was out took places that others can have.
         own.ring();
     }

@@ -330,10 +330,11 @@ impl Partition {
         self.moved.is_some()
     }
 
-    /// The names of all that are out.
-    pub fn names_out(&self) -> impl Iterator<Item = u64> + '_ {
+    /// All that are out: their names, messages and offsets.
+    pub fn all_out(&self) -> impl Iterator<Item = (u64, Message, i64)> + '_ {
         let names = self.first..;
-        names.zip(&self.places).filter(|(_, place)| place.stage == Stage::Out).map(|(name, _)| name)
+        let out = names.zip(&self.places).filter(|(_, place)| place.stage == Stage::Out);
+        out.filter_map(|(name, place)| Some((name, place.message.clone()?, place.offset)))
     }
 
     fn place(&self, name: u64) -> Option<&Place> {
@@ -391,7 +392,7 @@ mod tests {
         assert!(partition.settle(out[0].1, Verdict::Ack, NOW));
         assert_eq!((partition.moved(), partition.moved()), (Some(103), None));
         assert!(!partition.settle(out[0].1, Verdict::Ack, NOW), "settled before");
-        assert_eq!(partition.names_out().collect::<Vec<_>>(), [out[3].1]);
+        assert_eq!(partition.all_out().map(|(name, ..)| name).collect::<Vec<_>>(), [out[3].1]);
         partition.pass(104);
         assert_eq!(partition.moved(), None);
         assert!(partition.settle(out[3].1, Verdict::Ack, NOW));

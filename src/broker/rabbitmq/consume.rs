@@ -32,7 +32,7 @@ use super::publish::{Done, Job};
 use super::topology::EVENTS;
 use super::wire::{self, short, Incoming, Made, Outgoing, Target};
 use super::{Shared, CLOSE_MAX};
-use crate::broker::{Sink, SubscribeSpec};
+use crate::broker::{Broken, Sink, SubscribeSpec};
 use crate::clock::{Clock, Moment};
 use crate::config::Wire;
 use crate::error::{Error, Kind, Result};
@@ -438,18 +438,19 @@ impl Subscriber {
 
     /// Every lease has ended.
     fn revoke(&self, change: impl FnOnce(&mut State)) {
-        let mut tags: Vec<u64> = {
+        let mut ended: Vec<Broken> = {
             let mut state = self.state.lock();
             change(&mut state);
             state.acks = Acks::default();
             state.waiting.clear();
             state.later.clear();
             state.moving.clear();
-            std::mem::take(&mut state.out).into_keys().collect()
+            let out = std::mem::take(&mut state.out).into_iter();
+            out.map(|(tag, held)| Broken { tag, message: held.message, partition: 0, offset: -1 }).collect()
         };
-        if !tags.is_empty() {
-            tags.sort_unstable();
-            self.sink.revoked(&tags);
+        if !ended.is_empty() {
+            ended.sort_unstable_by_key(|own| own.tag);
+            self.sink.broken(ended);
         }
     }
 
