@@ -43,6 +43,8 @@ counters! {
     NotSettled "not_settled_total" "Callback returns that were no verdict; handed over again.";
     HandlerPanics "handler_panics_total" "Panics caught in handlers.";
     Revoked "leases_ended_total" "Deliveries taken back because their lease ended.";
+    DuplicatesDropped "duplicates_dropped_total" "Deliveries acknowledged and not handed over: a subscription with dedup had seen their id done.";
+    LedgerAcked "ledger_acked_total" "Deliveries acknowledged and not handed over: their handler was done after their connection had broken.";
     Replayed "replayed_total" "Messages handed over by replays.";
 }
 
@@ -139,6 +141,12 @@ pub const GAUGES: &[(&str, &str, &str)] = &[
     ("topic_dropped", "topic", "Messages dropped by retention or drop_oldest."),
     ("subscriptions", "hub", "Open subscriptions."),
     ("inflight", "hub", "Publishes whose outcome is not known yet."),
+    (
+        "remembered_ids",
+        "use",
+        "Ids known by subscriptions with dedup (`dedup`), or of deliveries whose connection broke (`ledger`).",
+    ),
+    ("held_back", "use", "Deliveries that wait here for the handler of the same message."),
 ];
 
 /// The text of `docs/metrics.md`.

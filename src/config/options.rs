@@ -60,6 +60,9 @@ pub struct SubscribeOptions {
     /// A delivery not settled for this long is taken back; none: when the subscription ends.
     #[serde(default, rename = "lease_ms", with = "Maybe::<Ms<1, DAY_MS>>")]
     pub lease: Option<Duration>,
+    /// A message whose id was handled within `failover.dedup_window_ms` is acknowledged and not handed over.
+    #[serde(default)]
+    pub dedup: bool,
 }
 
 impl SubscribeOptions {

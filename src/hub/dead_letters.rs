@@ -11,7 +11,7 @@ use base64::Engine as _;
 use serde_json::{json, Value};
 
 use super::backends::Backend;
-use super::retry::{ATTEMPTS, DEAD_AT, DEAD_HEADERS, ORIGIN_KIND, ORIGIN_TOPIC, REASON};
+use super::retry::{ATTEMPTS, DEAD_AT, DEAD_HEADERS, ORIGIN_KIND, ORIGIN_TOPIC, REASON, REDRIVEN};
 use super::{Hub, Shared, Timeout};
 use crate::broker::{
     BackendKind, Delivery, Flow, Group, Level, Ordered, Sink, Source, Start, Stop, SubscribeSpec, Verdict,
@@ -241,7 +241,9 @@ fn redrive(hub: &Arc<Shared>, message: &Message, deadline: Deadline) -> Result<(
     }
     let kind = if text(message, ORIGIN_KIND) == "event" { TopicKind::Event } else { TopicKind::Task };
     let mut headers = HeaderBlock::default();
-    headers.extend(message.headers(), &DEAD_HEADERS);
+    headers.extend(message.headers(), &[&DEAD_HEADERS[..], &[REDRIVEN]].concat());
+    // Those who remember its id have it as done: it says that it is to be handled again.
+    headers.push(REDRIVEN, format!("{}-{}", hub.context.clock.wall_us(), hub.next_id()).as_bytes());
     let id = message.id();
     let record = Record { headers: headers.headers(), ..Record::again(message, id.as_str()) };
     let (sent, answer) = std::sync::mpsc::channel();

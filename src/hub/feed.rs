@@ -5,11 +5,12 @@
 //! taken once for many; a slow one gets them one at a time, so that others can have the rest.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::dedup::source::Watched;
 use super::settle::{LedgerUse, Open, Owner, Token};
 use super::subscribe::SubShared;
 use super::Shared;
@@ -100,6 +101,8 @@ pub(super) struct Deferred(Vec<Later>);
 enum Later {
     Settle(Arc<dyn Source>, Vec<(u64, Verdict)>),
     Bury(Arc<Owner>, Open),
+    /// What its last fetch has left to be done.
+    Chores(Arc<Watched>),
     Ready(Arc<SubShared>),
     /// The last hold, whose end may run a drop function of the program.
     Drop(Arc<SubShared>),
@@ -123,6 +126,7 @@ impl Deferred {
             match later {
                 Later::Settle(source, verdicts) => drop(source.settle(&verdicts)),
                 Later::Ready(subscription) => subscription.ready(),
+                Later::Chores(watched) => watched.do_chores(),
                 Later::Drop(subscription) => drop(subscription),
                 Later::Bury(owner, open) => {
                     // A lease that has ended meanwhile comes again, and here again.
@@ -146,6 +150,8 @@ impl Drop for Deferred {
 #[derive(Debug)]
 pub(super) struct Feed {
     owner: Arc<Owner>,
+    /// The owner's source, where it remembers what came.
+    watched: Option<Arc<Watched>>,
     /// `None`: nothing is settled (replay, browsing).
     ledger: Option<LedgerUse>,
     filter: Option<Filter>,
@@ -187,7 +193,7 @@ pub(super) struct Counts {
 impl Feed {
     pub(super) fn new(
         hub: &Arc<Shared>,
-        owner: Arc<Owner>,
+        (owner, watched): (Arc<Owner>, Option<Arc<Watched>>),
         ledger: Option<LedgerUse>,
         filter: Option<Filter>,
         manual_credit: bool,
@@ -210,6 +216,7 @@ impl Feed {
         };
         Self {
             owner,
+            watched,
             ledger,
             filter,
             dry_run,
@@ -357,6 +364,21 @@ impl Feed {
         state.buffer.retain(|incoming| ledger.is_open(incoming.token));
     }
 
+    /// Of these tags, whose connection is gone: drops those that nobody has been handed yet, and answers those that
+    /// are with a handler.
+    pub(super) fn handed(&self, tags: &HashSet<u64>) -> HashSet<u64> {
+        let Some(ledger) = &self.ledger else { return HashSet::new() };
+        let mut state = self.state.lock();
+        state.buffer.retain(|incoming| {
+            let is_gone = ledger.tag_of(incoming.token).is_some_and(|tag| tags.contains(&tag));
+            if is_gone {
+                ledger.withdraw(incoming.token);
+            }
+            !is_gone
+        });
+        ledger.open_of(tags)
+    }
+
     pub(super) fn counts(&self) -> Counts {
         self.state.lock().counts
     }
@@ -404,6 +426,9 @@ impl Feed {
         let wanted = room.max(state.batch).min(credit);
         self.rung.store(false, Ordering::SeqCst);
         state.flow = collecting(deferred, || self.owner.source.fetch(wanted, &mut state.fetched));
+        if let Some(watched) = self.watched.as_ref().filter(|watched| watched.has_chores()) {
+            deferred.0.push(Later::Chores(Arc::clone(watched)));
+        }
         let State { fetched, buffer, counts, .. } = state;
         let mut ledger = self.ledger.as_ref().map(LedgerUse::entering);
         let (mut given, mut redelivered) = (0, 0);

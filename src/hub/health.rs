@@ -162,6 +162,7 @@ impl Shared {
         let name = self.config.name.as_deref().unwrap_or("helixmq");
         out.push(gauge("subscriptions", name, self.subscriptions.lock().len() as u64));
         out.push(gauge("inflight", name, self.inflight.len() as u64));
+        self.memories.gauges(&mut out);
         out
     }
 }

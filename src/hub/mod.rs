@@ -14,6 +14,7 @@
 //! feed         source → filter → ledger → consumer  settle     tokens and ledgers
 //! retry        backoff, dead letters                replay     the past, by pattern and time
 //! dead_letters list, redrive, discard               health     status, metrics, state changes
+//! dedup        ids seen before, acks over a break
 //! servers      made, and connected to               driver     runs the machine of one of them
 //! failover     what is done when one is away        spool      what is kept for it meanwhile
 //! ```
@@ -38,7 +39,8 @@ use crate::sync::{Bell, Condvar, Deadline, Mutex, RwLock};
 pub mod backends;
 mod batch;
 mod closing;
-mod dead_letters;
+pub mod dead_letters;
+mod dedup;
 #[cfg_attr(not(any(feature = "rabbitmq", feature = "kafka")), allow(dead_code))]
 mod driver;
 #[doc(hidden)]
@@ -99,12 +101,12 @@ pub struct Shared {
     outlets: RwLock<HashMap<Arc<str>, Arc<Outlet>>>,
     /// First uses that fixed a kind without an outlet (subscriptions).
     kinds: Mutex<HashMap<String, (TopicKind, Use)>>,
-    /// Dead-letter topics that subscriptions named themselves.
-    /// And which backend those subscriptions have.
+    /// Dead-letter topics that subscriptions named themselves, and which backend those have.
     dead_letter_names: Mutex<BTreeMap<String, BackendKind>>,
     numbers: AtomicU64,
     ids: AtomicU64,
     inflight: Inflight,
+    memories: dedup::group::Memories,
     waiting_for_space: Mutex<Wakers>,
     completions: Arc<Completions>,
     subscriptions: Mutex<BTreeMap<u64, Weak<SubShared>>>,
@@ -318,6 +320,7 @@ impl Shared {
             // Above all that an earlier process has left in the directory.
             numbers: AtomicU64::new(disk.as_ref().map_or(1, |disk| disk.next_number())),
             ids: AtomicU64::new(1),
+            memories: dedup::group::Memories::default(),
             waiting_for_space: Mutex::default(),
             inflight: Inflight::new(config.publish_window),
             completions: Completions::new(config.publish_window),

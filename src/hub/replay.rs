@@ -65,6 +65,7 @@ impl Hub {
             manual_credit: false,
             concurrency: 1,
             dry_run: options.dry_run,
+            dedup: false,
         })
     }
 }

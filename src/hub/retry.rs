@@ -28,7 +28,9 @@ pub const REASON: &str = "hmq-dead-reason";
 pub const ATTEMPTS: &str = "hmq-attempts";
 /// When it became one, microseconds since 1970.
 pub const DEAD_AT: &str = "hmq-dead-at";
-/// All of them, for the copy that leaves the dead-letter topic.
+/// Sent back from the dead letters: when, in microseconds since 1970, and a number, so that no two are alike.
+pub const REDRIVEN: &str = "hmq-redriven";
+/// All of those of a dead letter, for the copy that leaves the dead-letter topic.
 pub const DEAD_HEADERS: [&str; 5] = [ORIGIN_TOPIC, ORIGIN_KIND, REASON, ATTEMPTS, DEAD_AT];
 
 /// Delay before attempt `attempt + 1`: exponential, capped, and with `jitter` in `0..=1` the later

@@ -16,7 +16,7 @@
 //! Lock order: a ledger's lock is a leaf. No source or sink is called under it.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -285,6 +285,18 @@ impl LedgerUse {
     /// Takes back a delivery that was entered and is not to be handed over.
     pub fn withdraw(&self, token: Token) -> Option<u64> {
         self.ledger.state.lock().take(token).ok().map(|open| open.tag)
+    }
+
+    /// The source's name of a delivery that is out.
+    pub fn tag_of(&self, token: Token) -> Option<u64> {
+        self.ledger.state.lock().open(token).ok().map(|open| open.tag)
+    }
+
+    /// Those of `tags` that are out.
+    pub fn open_of(&self, tags: &HashSet<u64>) -> HashSet<u64> {
+        let state = self.ledger.state.lock();
+        let open = state.slots.iter().filter_map(|slot| slot.open.as_ref());
+        open.map(|open| open.tag).filter(|tag| tags.contains(tag)).collect()
     }
 
     /// Whether the delivery is out.

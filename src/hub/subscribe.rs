@@ -5,17 +5,18 @@
 //! and none will, which is counted, not guessed from a flag.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use serde_json::{json, Value};
 
+use super::dedup::source::Watched;
 use super::feed::{Deferred, Feed, Incoming};
 use super::inbox::{Inbox, WeakInbox};
 use super::retry::{Attempts, DeadLetterTopic};
 use super::route::Use;
 use super::settle::{self, Decision, LedgerUse, Owner};
 use super::{Hub, Shared, Timeout};
-use crate::broker::{Flow, Group, Ordered, Sink, Source, Start, Stop, SubscribeSpec};
+use crate::broker::{Flow, Group, Ordered, Source, Start, Stop, SubscribeSpec};
 use crate::config::options::{Credit, DeadLetterChoice, Filter, GroupChoice, SeekOptions, SubscribeOptions};
 use crate::config::RetryPolicy;
 use crate::error::{Error, Kind, Result};
@@ -25,6 +26,10 @@ use crate::metrics::Counter;
 use crate::pattern::Pattern;
 use crate::reentrancy::{as_callback, not_from_handler_of, Caller};
 use crate::sync::{Bell, Condvar, Deadline, Mutex};
+
+pub(super) mod sink;
+
+use sink::SubSink;
 
 /// What a callback answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +65,8 @@ pub(super) struct Making {
     pub(super) concurrency: usize,
     /// Count what would be handed over, and hand over nothing.
     pub(super) dry_run: bool,
+    /// Hand over each id once.
+    pub(super) dedup: bool,
 }
 
 /// Where deliveries go.
@@ -136,6 +143,10 @@ impl Hub {
             GroupChoice::Named(name) => Group::Named(name),
         };
         let private = group == Group::Private;
+        if options.dedup && !super::dedup::group::is_on(defaults) {
+            let text = "`dedup`: `failover.dedup_window_ms` or `dedup_ids_max` is 0, so nothing is remembered";
+            return Err(Error::new(Kind::Config, text).at("dedup", 0, 0));
+        }
         let dead_letter = match options.dead_letter {
             DeadLetterChoice::Default => Some(DeadLetterTopic::OfOrigin),
             DeadLetterChoice::None => None,
@@ -168,6 +179,7 @@ impl Hub {
             manual_credit: options.credit == Credit::Manual,
             concurrency: options.concurrency,
             dry_run: false,
+            dedup: options.dedup,
         })
     }
 
@@ -186,8 +198,8 @@ impl Hub {
         let sink = Arc::new(SubSink::default());
         let dead_letter = making.dead_letter.clone();
         let backend = hub.backend_for(&making.spec.pattern, making.spec.kind)?.kind;
-        let source = hub.open_source(&making.spec, Arc::clone(&sink) as Arc<dyn Sink>, timeout)?;
-        let shared = SubShared::new(hub, making, &source, &target).inspect_err(|_| source.close())?;
+        let (source, watched) = super::dedup::source::open(hub, &making.spec, making.dedup, &sink, timeout)?;
+        let shared = SubShared::new(hub, making, (&source, watched), &target).inspect_err(|_| source.close())?;
         hub.subscriptions.lock().insert(shared.id, Arc::downgrade(&shared));
         let handler = match target {
             Target::Callback(handler) => Some(Arc::from(handler)),
@@ -283,7 +295,12 @@ impl Subscription {
 }
 
 impl SubShared {
-    fn new(hub: &Arc<Shared>, making: Making, source: &Arc<dyn Source>, target: &Target<'_>) -> Result<Arc<Self>> {
+    fn new(
+        hub: &Arc<Shared>,
+        making: Making,
+        (source, watched): (&Arc<dyn Source>, Option<Arc<Watched>>),
+        target: &Target<'_>,
+    ) -> Result<Arc<Self>> {
         let attempts = Attempts::new(hub, making.spec.kind, making.retry, making.dead_letter);
         let owner = Arc::new(Owner { source: Arc::clone(source), attempts });
         let ledger = if making.spec.read_only { None } else { Some(LedgerUse::obtain()?) };
@@ -298,7 +315,7 @@ impl SubShared {
             tag,
             topic: making.topic,
             kind: making.spec.kind,
-            feed: Feed::new(hub, owner, ledger, making.filter, making.manual_credit, making.dry_run),
+            feed: Feed::new(hub, (owner, watched), ledger, making.filter, making.manual_credit, making.dry_run),
             hub: Arc::downgrade(hub),
             hub_id: hub.id,
             inbox,
@@ -554,39 +571,5 @@ impl Drop for DispatcherEnd {
         self.shared.life_changed.notify_all();
         self.hub.dispatchers.fetch_sub(1, Ordering::AcqRel);
         self.hub.dispatcher_ended.ring();
-    }
-}
-
-/// The broker's view of a subscription. Made before the subscription itself.
-#[derive(Debug, Default)]
-pub(super) struct SubSink {
-    shared: OnceLock<Weak<SubShared>>,
-}
-
-impl SubSink {
-    /// Connects the subscription and lets it look for a first delivery.
-    fn attach(&self, shared: &Arc<SubShared>) {
-        // Set once, here.
-        let _ = self.shared.set(Arc::downgrade(shared));
-        shared.ready();
-    }
-
-    fn subscription(&self) -> Option<Arc<SubShared>> {
-        self.shared.get()?.upgrade()
-    }
-}
-
-impl Sink for SubSink {
-    fn ready(&self) {
-        // One that comes before `attach` is made up for there.
-        if let Some(shared) = self.subscription() {
-            shared.ready();
-        }
-    }
-
-    fn revoked(&self, tags: &[u64]) {
-        if let Some(shared) = self.subscription() {
-            shared.feed.revoked(tags);
-        }
     }
 }

@@ -11,6 +11,7 @@ use helixmq::message::Record;
 
 mod basics;
 mod closing;
+mod duplicates;
 mod failures;
 mod wakeups;
 
