@@ -152,6 +152,25 @@ fn a_second_copy_runs_when_the_first_ones_lease_or_subscription_ends() {
     assert_eq!(dropped(&hub), 1);
 }
 
+/// A copy had waited for half of its lease, and had the other half to be handled in.
+#[test]
+fn a_copy_that_runs_has_its_whole_lease() {
+    let hub = virtual_hub();
+    let inbox = inbox(&hub);
+    let options = r#"{"topic":"tasks.a","dedup":true,"lease_ms":10000}"#;
+    let _sub = subscribe_to(&hub, options, &inbox, 0);
+    send(&hub, "tasks.a", "one", "1");
+    let first = next(&inbox);
+    hub.clock_advance(Duration::from_secs(5)).unwrap();
+    send(&hub, "tasks.a", "one", "2");
+    assert_quiet(&inbox);
+    hub.clock_advance(Duration::from_secs(4)).unwrap();
+    settle(first.token, Decision::Retry { delay: Some(Duration::from_secs(60)), reason: "" }).unwrap();
+    let copy = next(&inbox);
+    hub.clock_advance(Duration::from_secs(9)).unwrap();
+    ack(&copy);
+}
+
 #[test]
 fn a_dead_letter_is_done_until_it_is_sent_back() {
     let hub = virtual_hub();
@@ -527,6 +546,52 @@ fn the_ledger_takes_no_other_message_of_the_same_id() {
     assert_eq!(text(&next(&inbox)), "tuesday");
     send(&hub, "tasks.a", "report", "monday");
     assert_eq!(text(&next(&inbox)), "monday", "the same again, which nobody has handed over before");
+}
+
+/// Both were out, with the same id: what is decided of one is not decided of the other.
+#[test]
+fn the_ledger_keeps_messages_of_the_same_id_apart() {
+    let (hub, far) = far_hub("{}");
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.a"}"#, &inbox, 0);
+    for payload in ["monday", "tuesday"] {
+        send(&hub, "tasks.a", "report", payload);
+    }
+    let (monday, tuesday) = (next(&inbox), next(&inbox));
+    far.break_off();
+    assert_quiet(&inbox);
+    ack(&monday);
+    settle(tuesday.token, RETRY).unwrap_err();
+    let again = next(&inbox);
+    assert_eq!((text(&again).as_str(), ledger_acked(&hub)), ("tuesday", 1));
+    ack(&again);
+    assert_quiet(&inbox);
+}
+
+/// What had been fetched ahead when the connection broke was never begun: it comes with its redelivery, once.
+#[test]
+fn what_was_fetched_ahead_of_a_break_comes_once() {
+    let (hub, far) = far_hub("{}");
+    let inbox = inbox(&hub);
+    let _sub = subscribe_to(&hub, r#"{"topic":"tasks.a","prefetch":64}"#, &inbox, 0);
+    for number in 0..100 {
+        publish(&hub, "tasks.a", &number.to_string());
+    }
+    let mut seen = Vec::new();
+    let mut take = |count: usize| {
+        for _ in 0..count {
+            let incoming = next(&inbox);
+            ack(&incoming);
+            seen.push(text(&incoming).parse::<u32>().unwrap());
+        }
+    };
+    // Quick enough to be given batches.
+    take(20);
+    far.break_off();
+    take(80);
+    assert_quiet(&inbox);
+    seen.sort_unstable();
+    assert_eq!(seen, (0..100).collect::<Vec<_>>());
 }
 
 /// What a closed subscription had is handed over again, by another.

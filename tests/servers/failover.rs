@@ -580,11 +580,6 @@ fn t12_an_alarm_keeps_nobody_waiting() {
     hub.close(WAIT).unwrap();
 }
 
-fn metric(hub: &Hub, name: &str) -> u64 {
-    let all: Value = serde_json::from_str(&hub.metrics(helixmq::hub::MetricsFormat::Json)).unwrap();
-    all[name].as_u64().unwrap()
-}
-
 /// T7: tasks that are kept are done here, once, also by a subscription that is opened while the server is away; what
 /// is not done here goes to the server with its attempts.
 #[test]

@@ -15,6 +15,8 @@ use helixmq::message::{Record, TopicKind};
 use serde_json::{json, Value};
 
 #[cfg(feature = "kafka")]
+mod duplicates;
+#[cfg(feature = "kafka")]
 mod failover;
 #[cfg(feature = "kafka")]
 mod failover_disk;
@@ -241,6 +243,17 @@ fn own(hub: &Hub) -> Value {
 
 fn state(hub: &Hub) -> String {
     own(hub)["state"].as_str().unwrap().to_owned()
+}
+
+fn metric(hub: &Hub, name: &str) -> u64 {
+    let all: Value = serde_json::from_str(&hub.metrics(helixmq::hub::MetricsFormat::Json)).unwrap();
+    all[name].as_u64().unwrap()
+}
+
+/// Redeliveries that wait for a handler that runs across a break.
+fn held_back(hub: &Hub) -> u64 {
+    let all: Value = serde_json::from_str(&hub.metrics(helixmq::hub::MetricsFormat::Json)).unwrap();
+    all["helixmq_held_back"]["ledger"].as_u64().unwrap()
 }
 
 /// Whether it takes messages.

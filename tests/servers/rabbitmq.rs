@@ -116,16 +116,19 @@ fn both_ends_go_on(how: &str, queue_type: &str) {
     let hub = hub(json!({"rabbitmq": {"queue_type": queue_type}}));
     let (topic, inbox) = (topic(), inbox(&hub));
     let _sub = subscribe(&hub, json!({"topic": topic}), &inbox);
+    publish(&hub, &topic, "done").unwrap();
     publish(&hub, &topic, "before").unwrap();
-    let before = next(&inbox);
+    let (done, before) = (next(&inbox), next(&inbox));
     server(&[how]);
     until("the loss", || !is_up(&hub));
     let refused = publish(&hub, &topic, "meanwhile").unwrap_err();
     assert_eq!((refused.kind(), refused.fate()), (Kind::BackendDown, Some(Fate::NotSent)));
-    assert_eq!(settle(before.token, Decision::Ack).unwrap_err().kind(), Kind::Stale);
+    ack(&done);
+    let retry = Decision::Retry { delay: None, reason: "" };
+    assert_eq!(settle(before.token, retry).unwrap_err().kind(), Kind::Stale);
     server(&["start"]);
     until("the return", || is_up(&hub));
-    // It was not acknowledged, so the server hands it over again.
+    // Neither was acknowledged, so the server hands both over again; what was done is not run again.
     let again = next(&inbox);
     assert_eq!((text(&again).as_str(), again.redelivered), ("before", true));
     ack(&again);
@@ -133,6 +136,7 @@ fn both_ends_go_on(how: &str, queue_type: &str) {
     let after = next(&inbox);
     assert_eq!(text(&after), "after");
     ack(&after);
+    assert_eq!(metric(&hub, "helixmq_ledger_acked_total"), 1);
     hub.close(WAIT).unwrap();
 }
 
