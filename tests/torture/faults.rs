@@ -86,7 +86,9 @@ impl Field {
 
     fn say(&self, step: &Step, what: &str) {
         let side = step.fault.side().map_or("host", crate::setup::Side::name);
-        println!("  {:6.1} s  {} of {side} {what}", self.start.elapsed().as_secs_f64(), step.fault.name());
+        let at = self.start.elapsed().as_secs_f64();
+        let memory = self.host.try_lock().map_or(0, |host| host.usage().rss >> 20);
+        println!("  {at:6.1} s  {} of {side} {what} (host: {memory} MiB)", step.fault.name());
     }
 
     /// A network that drops what the server says, or what both say.
