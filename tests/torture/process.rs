@@ -22,6 +22,10 @@ pub struct Status {
     pub last_delivery: u64,
 }
 
+/// What is freed is given back to the system, so that the memory of the host tells what it holds, and little more.
+const GIVE_BACK: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
+
 /// A running host.
 pub struct Process {
     dir: PathBuf,
@@ -36,8 +40,9 @@ impl Process {
     /// Starts the host and waits until its subscriptions stand.
     pub fn start(dir: &Path, life: u32) -> Result<Self, String> {
         let errors = std::fs::File::create(dir.join(format!("host.{life}.stderr"))).unwrap();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("--host").arg(dir).args(["--life", &life.to_string()]);
+        // This very program, also when it was built anew meanwhile.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("--host").arg(dir).args(["--life", &life.to_string()]).envs(GIVE_BACK);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
