@@ -43,7 +43,7 @@ fn what_is_kept_outlives_a_restart_and_is_done_here_once() {
     hub.close(WAIT).unwrap();
 
     let hub = away(&dir.0, json!({"retry": {"delay_ms": 0}}));
-    assert_eq!(spool(&hub)["records"], 4);
+    assert_eq!((&spool(&hub)["records"], counted(&hub, "spooled_total")), (&json!(4), 4));
     let own = inbox(&hub);
     let sub = subscribe(&hub, json!({"topic": "tasks.a"}), &own);
     let first = next(&own);

@@ -135,6 +135,8 @@ impl SpoolTopic {
                 handled: 0,
             };
             self.put_in(spool, message.size());
+            // Kept by this process, as its counters tell.
+            spool.metrics.add(Counter::Spooled, 1);
             state.records.insert(seq, Kept::new(lane.clone(), Some(message), None, due).written(tries, maybe_dup));
             lanes.entry(lane).or_default().push(found);
         }
