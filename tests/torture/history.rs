@@ -149,6 +149,9 @@ pub struct Usage {
     pub threads: u64,
 }
 
+/// Descriptors by what they are.
+pub type Kinds = BTreeMap<String, u64>;
+
 /// The counters of a hub when it was closed or the run was over.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -198,6 +201,8 @@ pub struct History {
     pub load: (u64, u64),
     pub before: Usage,
     pub after: Usage,
+    /// The descriptors of these two moments.
+    pub kinds: [Kinds; 2],
     pub spool_bytes_most: u64,
     pub counters: Vec<Counters>,
     /// Messages left in queues of the run, with what was asked: queue and number.

@@ -1,5 +1,6 @@
 //! The host, from outside: started, told what to do, heard, measured and killed.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::history::Usage;
+use crate::history::{Kinds, Usage};
 
 /// What the host said of itself last.
 #[derive(Debug, Clone, Copy, Default)]
@@ -112,6 +113,28 @@ impl Process {
         } else {
             Err(format!("the host ended with {status}; {}", self.errors()))
         }
+    }
+
+    /// What its descriptors are, and how many of each: connections by the port they lead to, and their state.
+    pub fn descriptors(&self) -> Kinds {
+        let of = format!("/proc/{}", self.child.id());
+        let mut kinds = Kinds::new();
+        let mut names = BTreeMap::new();
+        for line in std::fs::read_to_string(format!("{of}/net/tcp")).unwrap_or_default().lines().skip(1) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (Some(remote), Some(state), Some(inode)) = (words.get(2), words.get(3), words.get(9)) else { continue };
+            let port =
+                remote.rsplit(':').next().and_then(|port| u16::from_str_radix(port, 16).ok()).unwrap_or_default();
+            let state = if *state == "01" { "" } else { " (closing)" };
+            names.insert(format!("socket:[{inode}]"), format!("connection to port {port}{state}"));
+        }
+        for entry in std::fs::read_dir(format!("{of}/fd")).into_iter().flatten().flatten() {
+            let Ok(link) = std::fs::read_link(entry.path()) else { continue };
+            let link = link.to_string_lossy().into_owned();
+            let kind = names.get(&link).cloned().unwrap_or_else(|| link.split('[').next().unwrap_or("?").to_owned());
+            *kinds.entry(kind).or_default() += 1;
+        }
+        kinds
     }
 
     pub fn usage(&self) -> Usage {

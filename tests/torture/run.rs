@@ -49,6 +49,7 @@ pub fn run(options: &Options) -> Result<Report, String> {
     let host = Process::start(&dir.path, 1)?;
     pass(WARM_UP);
     let mut history = History { run: setup.run.clone(), before: host.usage(), ..History::default() };
+    history.kinds[0] = host.descriptors();
     let field = Field {
         dir: dir.path.clone(),
         proxy,
@@ -70,6 +71,7 @@ pub fn run(options: &Options) -> Result<Report, String> {
     host.tell("calm");
     history.stuck = rest(&host, &setup, &mut history);
     history.after = settled(&host, history.before);
+    history.kinds[1] = host.descriptors();
     history.spool_bytes_most = host.status().bytes_most;
     if let Err(why) = host.finish() {
         history.stuck = history.stuck.take().or(Some(why));
