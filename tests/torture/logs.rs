@@ -123,6 +123,9 @@ pub fn read(dir: &Path, history: &mut History) {
     }
     history.deliveries.sort_by_key(|delivery| delivery.at);
     history.breaks.sort_by_key(|broken| broken.from);
+    // Files come by name, and so the tenth life before the second.
+    let number = |own: &Counters| -> Vec<u32> { own.hub.split('.').filter_map(|part| part.parse().ok()).collect() };
+    history.counters.sort_by_key(number);
 }
 
 fn read_line(line: &str, life: u32, who: &str, history: &mut History) -> Option<()> {
