@@ -40,6 +40,7 @@ pub struct Process {
 impl Process {
     /// Starts the host and waits until its subscriptions stand.
     pub fn start(dir: &Path, life: u32) -> Result<Self, String> {
+        crate::host::write_numbers(dir);
         let errors = std::fs::File::create(dir.join(format!("host.{life}.stderr"))).unwrap();
         // This very program, also when it was built anew meanwhile.
         let mut command = Command::new("/proc/self/exe");

@@ -64,21 +64,28 @@ struct Host {
     under_way: AtomicU64,
 }
 
-/// Where the numbers go on. What the logs take while they are read is given back, or it would count as the hub's (C10).
-fn numbers_of_earlier_lives(dir: &Path) -> Numbers {
+/// Writes down where the numbers of the next life go on. By the orchestrator: what the logs take while they are read
+/// would count as the hub's (C10).
+pub fn write_numbers(dir: &Path) {
     let mut known = History::default();
     logs::read(dir, &mut known);
-    let numbers = numbers_so_far(&known);
-    drop(known);
-    // A copy below the end of the heap, which can be given back then.
-    numbers.iter().map(|(name, number)| (name.clone(), *number)).collect()
+    let numbers: Vec<_> = numbers_so_far(&known).into_iter().collect();
+    std::fs::write(dir.join(NUMBERS), serde_json::to_string(&numbers).unwrap()).unwrap();
 }
+
+fn read_numbers(dir: &Path) -> Numbers {
+    let numbers: Vec<((u16, String, String), u64)> =
+        serde_json::from_str(&std::fs::read_to_string(dir.join(NUMBERS)).unwrap()).unwrap();
+    numbers.into_iter().collect()
+}
+
+const NUMBERS: &str = "numbers.json";
 
 /// Runs until the orchestrator says `finish`, or kills it.
 pub fn run(dir: &Path, life: u32) {
     let setup = Setup::read(dir);
     let topics = setup.topics();
-    let numbers = numbers_of_earlier_lives(dir);
+    let numbers = read_numbers(dir);
     let hub = open(&setup, dir);
     let host = Arc::new(Host {
         log: Log::create(dir, &format!("host.{life}.hub.log")),
