@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use super::failover::{forwarded, key, Side, KAFKA, RABBITMQ};
+use super::outage::{forwarded, key, Side, KAFKA, RABBITMQ};
 use super::*;
 use helixmq::broker::Level;
 use helixmq::error::{Fate, Kind};

@@ -37,6 +37,8 @@ mod kafka_login;
 mod kafka_replay;
 mod limits;
 mod network;
+#[cfg(feature = "kafka")]
+mod outage;
 mod proxy;
 mod proxy_tests;
 mod rabbitmq;
