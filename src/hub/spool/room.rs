@@ -67,11 +67,6 @@ impl Spool {
         }
     }
 
-    /// When a record that is kept from `now` on is too old.
-    pub(super) fn oldest(&self, now: Moment) -> Moment {
-        self.age_max.map_or(Moment::NEVER, |age| now.plus(age))
-    }
-
     /// Why it may not.
     pub(super) fn why_full(&self, topic: &SpoolTopic, bytes: usize) -> String {
         let option = |name: &str, cap: u64| format!("failover.{name} {cap}");
@@ -83,6 +78,11 @@ impl Spool {
             Some(Full::Bytes) | None => option(self.caps.bytes.0, self.caps.bytes.1),
         };
         format!("the spool is full: {why}")
+    }
+
+    /// When a record that is kept from `now` on is too old.
+    pub(super) fn oldest(&self, now: Moment) -> Moment {
+        self.age_max.map_or(Moment::NEVER, |age| now.plus(age))
     }
 }
 

@@ -335,21 +335,28 @@ impl SpoolTopic {
         after: &mut After,
         step: impl FnOnce(&mut Lane, &mut Vec<LaneAction>) -> R,
     ) -> Option<R> {
+        let lane = state.lanes.get_mut(key)?;
         let mut actions = std::mem::take(&mut state.actions);
-        let on_way = |state: &State| state.lanes.get(key).map_or(0, |lane| lane.forwarded() as u64);
-        let before = on_way(state);
-        let result = state.lanes.get_mut(key).map(|lane| step(lane, &mut actions));
-        self.perform(spool, state, key, gate, &mut actions, after);
-        state.actions = actions;
-        let now = on_way(state);
-        for counter in [&spool.flying, &self.flying] {
-            counter.fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
+        let before = lane.forwarded();
+        let result = step(lane, &mut actions);
+        let (mut now, mut is_idle) = (lane.forwarded(), lane.is_idle());
+        // A publish that goes direct asks for nothing more.
+        if !actions.is_empty() {
+            self.perform(spool, state, key, gate, &mut actions, after);
+            let lane = state.lanes.get(key);
+            (now, is_idle) = lane.map_or((0, false), |lane| (lane.forwarded(), lane.is_idle()));
         }
-        after.counts |= now != before;
-        if state.lanes.get(key).is_some_and(Lane::is_idle) {
+        state.actions = actions;
+        if now != before {
+            for counter in [&spool.flying, &self.flying] {
+                counter.fetch_add((now as u64).wrapping_sub(before as u64), Ordering::AcqRel);
+            }
+            after.counts = true;
+        }
+        if is_idle {
             state.lanes.remove(key);
         }
-        result
+        Some(result)
     }
 
     fn perform(
