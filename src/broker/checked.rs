@@ -81,6 +81,10 @@ impl Broker for Checked {
         self.inner.connect(epoch, deadline)
     }
 
+    fn disconnect(&self, epoch: Epoch) {
+        self.inner.disconnect(epoch);
+    }
+
     fn restore(&self) -> Pending<()> {
         self.inner.restore()
     }
@@ -345,6 +349,10 @@ impl Destination for CheckedDestination {
             taken.stopped = Some(wrong);
         }
         taken
+    }
+
+    fn keeps_copies(&self) -> bool {
+        self.inner.keeps_copies()
     }
 
     fn on_space(&self, waker: Weak<dyn Wake>) {

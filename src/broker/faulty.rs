@@ -309,6 +309,10 @@ impl Broker for Faulty {
         }
     }
 
+    fn disconnect(&self, epoch: Epoch) {
+        self.inner.disconnect(epoch);
+    }
+
     fn restore(&self) -> Pending<()> {
         self.inner.restore()
     }
@@ -406,6 +410,10 @@ impl Destination for FaultyDestination {
             Some(Fault::Unknown) => self.publish_in_doubt(batch),
             Some(fault) => Taken { count: 0, first_seq: 0, level: None, stopped: Some(fault.error(Seam::Publish)) },
         }
+    }
+
+    fn keeps_copies(&self) -> bool {
+        self.inner.keeps_copies()
     }
 
     fn on_space(&self, waker: Weak<dyn Wake>) {

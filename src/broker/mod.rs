@@ -182,6 +182,12 @@ pub trait Destination: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// Whether no record is given up for its time alone: each is sent in the order in which it came, on whatever
+    /// connection, or is given up with all those that are behind it.
+    fn keeps_copies(&self) -> bool {
+        false
+    }
+
     /// Calls `waker` once when there is space again, perhaps before this returns. One that was
     /// dropped waits no more.
     fn on_space(&self, waker: Weak<dyn Wake>);
@@ -541,6 +547,10 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
 
     /// One attempt to connect. Restores nothing; a later loss is an event.
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()>;
+
+    /// Gives up the connection of this epoch, though it looks alive: what is on its way ends. One that is gone already
+    /// stays so, and nothing is told of it.
+    fn disconnect(&self, _epoch: Epoch) {}
 
     /// Opens again, on the present connection, the subscriptions that lost theirs: with the same
     /// specs and sinks. The hub calls it after each connect.

@@ -278,8 +278,9 @@ impl Driver {
             Action::Forward { budget } => spool.forward(budget),
             Action::Sweep => spool.sweep(),
             Action::CheckConfirms => spool.check_confirms(self.view().epoch),
-            // What is not asked for is not forwarded. A connection that is given up is replaced by the next.
-            Action::StopForwarding | Action::Disconnect { .. } => {}
+            Action::Disconnect { epoch } => backend.broker.disconnect(Epoch(epoch)),
+            // What is not asked for is not forwarded.
+            Action::StopForwarding => {}
             // Done by whoever brought the news.
             Action::SetGate(_) | Action::Notify { .. } => {}
         }

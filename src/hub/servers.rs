@@ -77,7 +77,9 @@ impl Shared {
     fn kafka(&self, kafka: crate::config::KafkaConfig, context: Context) -> Result<Arc<dyn Broker>> {
         let pattern =
             |topic: &crate::config::TopicConfig| Ok((crate::pattern::Pattern::parse(&topic.pattern)?, topic.spec()));
+        let routes = Arc::clone(&self.routes);
         let settings = crate::broker::kafka::Settings {
+            patience: Arc::new(move |topic: &str| super::failover::policy::keeps(routes.on_outage(topic))),
             token: kafka.token_provider.as_deref().map(super::process::token_provider).transpose()?,
             kafka,
             name: self.name(),

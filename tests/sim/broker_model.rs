@@ -1,7 +1,7 @@
 //! The server, and the network to it. It loses, delays and repeats confirms, freezes, falls silent,
 //! asks to stop, refuses, and reads what was written to a connection long after that was given up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use helixmq::clock::Moment;
 use helixmq::hub::failover::Ending;
@@ -110,12 +110,18 @@ pub struct Server {
     next: u32,
     /// What the client keeps for destinations without leader.
     kept: Vec<(u32, Wire)>,
+    /// The client ends all that it was handed: what was on a connection that is gone goes first on the next, and the
+    /// server knows what it has.
+    pub keeps: bool,
+    carried: Vec<Wire>,
+    taken: BTreeSet<(u32, u64, u64)>,
 }
 
 impl Server {
-    pub fn new(destinations: usize, window: usize) -> Self {
+    pub fn new(destinations: usize, window: usize, keeps: bool) -> Self {
         Self {
             window,
+            keeps,
             up: true,
             denies: false,
             blocked: false,
@@ -129,11 +135,14 @@ impl Server {
             current: None,
             next: 0,
             kept: Vec::new(),
+            carried: Vec::new(),
+            taken: BTreeSet::new(),
         }
     }
 
     pub fn connect(&mut self, epoch: u32, run: u32) -> u32 {
         self.next += 1;
+        let carried = std::mem::take(&mut self.carried);
         let conn = Conn {
             epoch,
             run,
@@ -141,8 +150,8 @@ impl Server {
             cut: false,
             frozen: false,
             ill: self.sick,
-            pipe: VecDeque::new(),
-            inflight: Vec::new(),
+            pipe: carried.clone().into(),
+            inflight: carried,
             full_since: None,
         };
         self.conns.insert(self.next, conn);
@@ -188,6 +197,13 @@ impl Server {
         (std::mem::take(&mut conn.inflight), unwritten)
     }
 
+    /// What was on a connection that is gone waits for the next.
+    pub fn carry(&mut self, id: u32, wires: Vec<Wire>) {
+        // Read there later, it would be known, or be out of turn.
+        self.conns.get_mut(&id).unwrap().pipe.clear();
+        self.carried.extend(wires);
+    }
+
     /// The server reads what it can of one connection.
     pub fn read(&mut self, id: u32, rng: &mut Rng) -> Vec<Read> {
         let mut out = Vec::new();
@@ -199,15 +215,21 @@ impl Server {
         let wires: Vec<Wire> = conn.pipe.drain(..).collect();
         for wire in wires {
             let deleted = self.deleted[wire.lane.topic].is_some_and(|until| (run, wire.epoch as u32) <= until);
+            let over = self.keeps.then(|| self.over(run, &wire));
             match self.dead[wire.lane.topic] {
-                _ if deleted || ill == Some(Ill::Deaf) => {}
+                _ if ill == Some(Ill::Deaf) => {}
+                _ if deleted => {
+                    let told = Read { wire, conn: id, accepted: false, says: over, nowhere: true };
+                    out.extend(self.keeps.then_some(told));
+                }
                 Dead::Gone => {
                     // Nothing later of this epoch finds it either, though it be made again.
                     let until = Some((run, wire.epoch as u32));
                     self.deleted[wire.lane.topic] = self.deleted[wire.lane.topic].max(until);
-                    out.push(Read { wire, conn: id, accepted: false, says: None, nowhere: true });
+                    out.push(Read { wire, conn: id, accepted: false, says: over, nowhere: true });
                 }
                 Dead::Leaderless => self.kept.push((id, wire)),
+                Dead::Silent if self.keeps => self.kept.push((id, wire)),
                 Dead::Silent => out.push(Read { says: None, ..self.take(id, wire, rng) }),
                 Dead::No => out.push(self.take(id, wire, rng)),
             }
@@ -215,11 +237,21 @@ impl Server {
         out
     }
 
-    fn take(&self, conn: u32, wire: Wire, rng: &mut Rng) -> Read {
+    /// How a record ends that finds nothing where it goes.
+    pub fn over(&self, run: u32, wire: &Wire) -> Ending {
+        match self.taken.contains(&(run, wire.epoch, wire.seq)) {
+            true => Ending::Unknown,
+            false => Ending::NotSent,
+        }
+    }
+
+    fn take(&mut self, conn: u32, wire: Wire, rng: &mut Rng) -> Read {
         let says = if wire.bad { Ending::Refused } else { Ending::Confirmed };
         let mute = self.conns.get(&conn).is_some_and(|conn| conn.ill.is_some());
-        let silent = mute || rng.chance(self.lossy);
-        Read { wire, conn, accepted: !wire.bad, says: (!silent).then_some(says), nowhere: false }
+        let silent = mute || rng.chance(self.lossy) && !self.keeps;
+        let run = self.conns.get(&conn).map_or(0, |conn| conn.run);
+        let again = self.keeps && !self.taken.insert((run, wire.epoch, wire.seq));
+        Read { wire, conn, accepted: !wire.bad && !again, says: (!silent).then_some(says), nowhere: false }
     }
 
     /// The client throws away what it keeps for a destination.
@@ -238,7 +270,12 @@ impl Server {
 
     /// The process is gone, and what its client kept.
     pub fn forget_client(&mut self) {
-        self.kept.clear();
+        for (id, kept) in self.kept.drain(..) {
+            // What came behind it was not written either.
+            let conn = self.conns.get_mut(&id).unwrap();
+            conn.pipe.retain(|wire| wire.lane.topic != kept.lane.topic);
+        }
+        self.carried.clear();
     }
 
     /// A destination is there again: what was kept for it goes there.

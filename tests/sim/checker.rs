@@ -71,6 +71,8 @@ pub struct Checker {
     steps: u64,
     evicts: bool,
     cap: usize,
+    /// Of which topics records have one copy at a time.
+    one_copy: Vec<bool>,
 }
 
 impl Checker {
@@ -86,6 +88,7 @@ impl Checker {
             steps: 0,
             evicts: setup.evicts,
             cap: setup.cap,
+            one_copy: setup.rules.iter().map(|rules| rules.one_copy).collect(),
         }
     }
 
@@ -216,7 +219,10 @@ impl Checker {
             let on_way = record.copies.contains(&(run, epoch)) || record.passed;
             ensure(on_way, || format!("I2: {seq} passes {earlier}, which is not on its way"))?;
         }
+        let one_copy = self.one_copy[lane.topic];
         let record = self.of(seq);
+        let is_open = record.copies.iter().any(|(of, epoch)| *of == run && *epoch != u64::MAX);
+        ensure(!(one_copy && is_open), || format!("I2: {seq} is sent again, and its copy has no ending yet"))?;
         ensure(!record.leased && (!record.done || record.revived), || format!("I4: {seq} is sent and done here"))?;
         ensure(maybe_dup || record.copies.is_empty(), || format!("I2: {seq} is sent again without the flag"))?;
         let twice = record.copies.contains(&(run, epoch));

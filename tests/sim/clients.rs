@@ -308,7 +308,9 @@ impl World {
                 handled: row.handled,
             });
         }
-        found.into_iter().map(|(id, records)| (id, Lane::recover(id.key != 0, records.into_iter()))).collect()
+        let recover =
+            |id: LaneId, records: Vec<_>| Lane::recover(id.key != 0, &self.setup.rules[id.topic], records.into_iter());
+        found.into_iter().map(|(id, records)| (id, recover(id, records))).collect()
     }
 
     pub fn write(&mut self, op: Op) {

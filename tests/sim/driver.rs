@@ -4,6 +4,7 @@ use helixmq::clock::Moment;
 use helixmq::hub::failover::backend::{Action, Input, Sign, State};
 use helixmq::hub::failover::backoff::DENIED;
 use helixmq::hub::failover::destination::{Deed, Seen, Standing};
+use helixmq::hub::failover::lane::Probe;
 use helixmq::hub::failover::{blame, Blame, Ending, Gate};
 
 use crate::broker_model::{Read, Wire};
@@ -206,7 +207,10 @@ impl World {
             (false, _) => Sign::ConnectErr,
             (true, true) => Sign::Denied,
             (true, false) => {
-                self.server.connect(epoch, self.run);
+                let id = self.server.connect(epoch, self.run);
+                if self.server.keeps {
+                    self.arrives_soon(id);
+                }
                 Sign::ConnectOk
             }
         };
@@ -231,6 +235,12 @@ impl World {
         let run = self.server.conns[&id].run;
         let (wires, unwritten) = self.server.give_up(id, &mut self.rng);
         let written = wires.len() - unwritten;
+        if self.server.keeps {
+            if run == self.run {
+                self.server.carry(id, wires);
+            }
+            return;
+        }
         // A client that tells old endings again at each loss.
         for wire in std::mem::take(&mut self.told) {
             let late = self.rng.between(0, 200);
@@ -254,7 +264,7 @@ impl World {
         let ends = Event::Ends { run: self.run, lane, seq, epoch, ending, conn: 0 };
         self.after(late_ms * MS, ends);
         // A client that tells it once more, when nobody expects it.
-        if self.rng.chance(20) {
+        if self.rng.chance(20) && !self.server.keeps {
             let again = self.rng.between(0, 1_500) * MS;
             self.after(again, ends);
         }
@@ -318,16 +328,18 @@ impl World {
         self.lane_op(lane, name, |lane, _, rules, _, out| lane.complete(seq, epoch, ending, rules, out));
         let good = matches!(ending, Ending::Confirmed | Ending::Refused);
         let hub = self.hub.as_mut().unwrap();
-        if let Some((of, ..)) =
-            hub.probe.filter(|(of, id, of_seq)| (*id, *of_seq, u64::from(*of)) == (lane, seq, epoch >> 32))
-        {
+        if let Some((of, ..)) = hub.probe.filter(|(of, id, probe)| {
+            (*id, probe.seq) == (lane, seq) && shows(probe, epoch, epoch >> 32 == u64::from(*of))
+        }) {
             if good {
                 hub.probe = None;
             }
             self.backend_on(Input::Link(of, if good { Sign::ProbeOk } else { Sign::ProbeErr }));
         }
         let tried = self.hub.as_ref().and_then(|hub| hub.tried[lane.topic]);
-        if let Some((of, ..)) = tried.filter(|(of, id, of_seq)| (*id, *of_seq, *of) == (lane, seq, epoch as u32)) {
+        if let Some((of, ..)) =
+            tried.filter(|(of, id, probe)| (*id, probe.seq) == (lane, seq) && shows(probe, epoch, epoch as u32 == *of))
+        {
             self.hub.as_mut().unwrap().tried[lane.topic] = None;
             self.topic_on(lane.topic, of, if good { Seen::ProbeOk } else { Seen::ProbeErr });
         }
@@ -363,7 +375,7 @@ impl World {
                 Deed::SetGate(_) => self.wake_all(),
                 // A client that can take nothing back keeps what it has.
                 Deed::Purge { epoch } => {
-                    if self.rng.chance(50) {
+                    if self.rng.chance(50) && !self.server.keeps {
                         self.purge(topic, epoch);
                     }
                 }
@@ -407,4 +419,9 @@ impl World {
             self.report();
         }
     }
+}
+
+/// Whether the ending of a copy is what a probe waits for: that of the epoch which it shows, or the one it awaits.
+fn shows(probe: &Probe, epoch: u64, is_present: bool) -> bool {
+    is_present || probe.awaits == Some(epoch)
 }

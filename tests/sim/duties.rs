@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use helixmq::hub::failover::backend::{Input, Sign, State};
 use helixmq::hub::failover::destination::{Seen, Standing};
-use helixmq::hub::failover::lane::{Lane, LaneAction, LaneState, Why};
+use helixmq::hub::failover::lane::{Lane, LaneState, Probe, Why};
 use helixmq::hub::failover::ramp::share;
 use helixmq::hub::failover::{blame, is_stuck, Blame, Way};
 
@@ -41,7 +41,7 @@ impl World {
         lanes.rotate_left(turn);
         let found = lanes.into_iter().find_map(|id| Some((id, self.probe_lane(id)?)));
         match found {
-            Some((id, seq)) => self.hub.as_mut().unwrap().probe = Some((epoch, id, seq)),
+            Some((id, probe)) => self.hub.as_mut().unwrap().probe = Some((epoch, id, probe)),
             None => self.backend_on(Input::Link(epoch, Sign::ProbeOk)),
         }
     }
@@ -54,22 +54,13 @@ impl World {
         let ids: Vec<LaneId> = hub.lanes.keys().copied().filter(|id| id.topic == topic).collect();
         let found = ids.into_iter().find_map(|id| Some((id, self.probe_lane(id)?)));
         match found {
-            Some((id, seq)) => self.hub.as_mut().unwrap().tried[topic] = Some((epoch, id, seq)),
+            Some((id, probe)) => self.hub.as_mut().unwrap().tried[topic] = Some((epoch, id, probe)),
             None => self.topic_on(topic, epoch, Seen::ProbeOk),
         }
     }
 
-    fn probe_lane(&mut self, id: LaneId) -> Option<u64> {
-        let mut sent = None;
-        self.lane_op(id, "probe", |lane, gate, _, now, out| {
-            if lane.probe(now, gate, out) {
-                sent = out.iter().rev().find_map(|action| match action {
-                    LaneAction::Mark { seq } | LaneAction::Send { seq, .. } => Some(*seq),
-                    _ => None,
-                });
-            }
-        });
-        sent
+    fn probe_lane(&mut self, id: LaneId) -> Option<Probe> {
+        self.lane_op(id, "probe", |lane, gate, _, now, out| lane.probe(now, gate, out)).flatten()
     }
 
     pub fn forward(&mut self, budget: u64) {

@@ -34,7 +34,7 @@ impl World {
         let gate = self.gate_if(id.topic)?;
         let (hub, now) = (self.hub.as_mut()?, self.now);
         let lane = match name {
-            "publish" => hub.lanes.entry(id).or_insert_with(|| Lane::new(id.key != 0)),
+            "publish" => hub.lanes.entry(id).or_insert_with(|| Lane::new(id.key != 0, &self.setup.rules[id.topic])),
             _ => hub.lanes.get_mut(&id)?,
         };
         let mut out = Vec::new();

@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 
 use helixmq::hub::failover::backend::State;
 
-use setup::Setup;
+use setup::{Setup, ONE_COPY};
 use table::Marks;
 use world::World;
 
@@ -55,7 +55,8 @@ fn seeds() -> Vec<u64> {
     }
     let known = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#'));
     let known = known.filter_map(|line| line.split_whitespace().next()).map(|seed| seed.parse().unwrap());
-    known.chain(1..=scaled(SEEDS, 10_000_000) as u64).collect()
+    let count = scaled(SEEDS, 10_000_000) as u64;
+    known.chain(1..=count).chain((1..=count / 3).map(|seed| seed + ONE_COPY)).collect()
 }
 
 /// Runs a part of the seeds.

@@ -193,7 +193,12 @@ impl World {
         let epoch = hub.destinations[topic].gate().epoch;
         self.server.dead[topic] = Dead::Gone;
         self.server.deleted[topic] = Some((self.run, epoch));
-        for (_, wire) in self.server.purge(topic) {
+        for (conn, wire) in self.server.purge(topic) {
+            if self.server.keeps {
+                self.server.forget(conn, &wire);
+                self.ends_soon(wire, 0, self.server.over(self.run, &wire));
+                continue;
+            }
             let ending = if self.rng.chance(50) { Ending::NotSent } else { Ending::Unknown };
             self.ends_soon(wire, 0, ending);
         }

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use helixmq::hub::failover::lane::{Kind, Rules};
-use helixmq::hub::failover::policy::OnOutage;
+use helixmq::hub::failover::policy::{keeps, OnOutage};
 use helixmq::hub::failover::Level;
 
 use crate::broker_model::WINDOW;
 use crate::rng::Rng;
 use crate::world::{MS, SECOND};
+
+/// Seeds beyond this have a client that ends all that it was handed.
+pub const ONE_COPY: u64 = 1_000_000_000;
 
 /// What a run is made of.
 pub struct Setup {
@@ -30,10 +33,16 @@ pub struct Setup {
 
 impl Setup {
     pub fn random(seed: u64) -> Self {
-        let mut rng = Rng::new(seed);
-        if seed.is_multiple_of(3) {
-            return Self::dense(seed);
+        let mut setup = if seed.is_multiple_of(3) { Self::dense(seed) } else { Self::wide(seed) };
+        for rules in &mut setup.rules {
+            rules.one_copy = seed > ONE_COPY && keeps(rules.on_outage);
         }
+        setup
+    }
+
+    /// Topics of every kind.
+    fn wide(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
         let level = if rng.chance(70) { Level::Disk } else { Level::Memory };
         let mut rules = Vec::new();
         for (kind, on_outage) in [
@@ -121,6 +130,7 @@ impl Setup {
             suspect_wait: Duration::from_millis(250),
             blocked_wait: Duration::from_secs(2),
             short_backlog: 4,
+            one_copy: false,
         }
     }
 }

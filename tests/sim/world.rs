@@ -11,7 +11,7 @@ use helixmq::hub::failover::backend::{Action, Backend, BackendConfig, Command, I
 use helixmq::hub::failover::backoff::DENIED;
 use helixmq::hub::failover::destination::{Deed, Destination, DestinationConfig, Seen};
 use helixmq::hub::failover::flap::STABLE_MAX;
-use helixmq::hub::failover::lane::{Decision, Lane, LaneAction, Place, Verdict};
+use helixmq::hub::failover::lane::{Decision, Lane, LaneAction, Place, Probe, Verdict};
 use helixmq::hub::failover::Ending;
 
 use crate::broker_model::{Server, Wire};
@@ -125,8 +125,8 @@ pub struct Hub {
     /// Calls that wait for a gate or a lane.
     pub waiting: Vec<usize>,
     /// The record that shows whether the server takes any.
-    pub probe: Option<(u32, LaneId, u64)>,
-    pub tried: Vec<Option<(u32, LaneId, u64)>>,
+    pub probe: Option<(u32, LaneId, Probe)>,
+    pub tried: Vec<Option<(u32, LaneId, Probe)>>,
     /// When the server last confirmed something on the present connection.
     pub confirmed: Option<Moment>,
     pub connecting: Option<u32>,
@@ -169,7 +169,7 @@ impl World {
             now: Moment(0),
             run: 0,
             hub: None,
-            server: Server::new(setup.rules.len(), setup.window),
+            server: Server::new(setup.rules.len(), setup.window, setup.rules.iter().any(|rules| rules.one_copy)),
             store: Store::new(),
             checker: Checker::new(&setup),
             marks,

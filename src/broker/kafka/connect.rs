@@ -93,6 +93,17 @@ impl Shared {
         destinations.iter().for_each(|destination| destination.forget_client());
     }
 
+    /// The cluster looks alive, and is given up. The records that its client has are given up with it, all of them.
+    pub(super) fn disconnect(&self, epoch: Epoch) {
+        if self.link.lock().take_if(|own| *own == epoch).is_none() {
+            return;
+        }
+        let producer = self.producer.lock().clone();
+        if let Some(producer) = producer {
+            self.replace(&producer);
+        }
+    }
+
     /// The cluster is gone, as the producer says.
     pub(super) fn lost(&self, who: &Producer, cause: Error) {
         let is_present = self.producer.lock().as_ref().is_some_and(|own| std::ptr::eq(&**own, who));

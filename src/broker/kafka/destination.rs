@@ -338,7 +338,11 @@ impl Hand<'_> {
         if self.handing.kept_bytes + bytes > max {
             return Err(full());
         }
-        let until = self.shared.context.clock.now().plus(self.shared.settings.confirm_timeout);
+        let settings = &self.shared.settings;
+        let until = match (settings.patience)(&self.own.topic) {
+            true => Moment::NEVER,
+            false => self.shared.context.clock.now().plus(settings.confirm_timeout),
+        };
         self.handing.kept.push_back(Kept {
             frame: std::mem::take(&mut self.handing.frame),
             payload: record.payload.to_vec(),
@@ -377,6 +381,10 @@ impl Destination for KafkaDestination {
         let target = Target { topic: &self.topic, kind: self.kind, wire: self.wire, source: "helixmq", again: false };
         let framed = Frame::default().write(record, target, Made::default(), 0);
         framed.map_err(|refused| refused.with_fate(Fate::Refused))
+    }
+
+    fn keeps_copies(&self) -> bool {
+        self.shared.upgrade().is_some_and(|shared| (shared.settings.patience)(&self.topic))
     }
 
     fn on_space(&self, waker: Weak<dyn Wake>) {

@@ -25,7 +25,7 @@ use self::consume::Subscriber;
 use self::destination::KafkaDestination;
 use self::error::{away, closed, error as failure, BACKEND};
 use self::publish::{OwnRecords, Producer, Told};
-use self::raw::Wake;
+use self::raw::{Patience, Wake};
 use self::source::KafkaSource;
 use self::topics::Topics;
 use super::wire::Forms;
@@ -90,6 +90,8 @@ pub struct Settings {
     pub routes: Vec<RouteConfig>,
     /// Settings of topics that are made here, by pattern; the first that matches.
     pub topics: Vec<(Pattern, TopicSpec)>,
+    /// Of which topics records are kept by whoever publishes them, who waits for late endings.
+    pub patience: Patience,
     /// For logins with tokens.
     pub token: Option<Arc<dyn TokenProvider>>,
 }
@@ -459,6 +461,10 @@ impl Broker for Kafka {
             name_bytes_max: NAME_BYTES_MAX,
             delay_ms_max: 0,
         }
+    }
+
+    fn disconnect(&self, epoch: Epoch) {
+        self.shared.disconnect(epoch);
     }
 
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()> {

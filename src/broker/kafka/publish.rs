@@ -70,6 +70,7 @@ impl Producer {
     pub fn start(shared: &Arc<Shared>) -> Result<Arc<Self>> {
         let client = Client::new(Role::Producer, &login::producer(&shared.settings))
             .map_err(|failure| error(Kind::Config, format!("config: `kafka`: {failure}")).at("kafka", 0, 0))?;
+        client.set_patience(Arc::clone(&shared.settings.patience));
         let queue = Queue::main(&client).ok_or_else(|| error(Kind::Resources, "librdkafka gave no queue"))?;
         let own = Arc::new(Self {
             client,

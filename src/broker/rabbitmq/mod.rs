@@ -290,24 +290,28 @@ impl Shared {
         let event = match word {
             Word::Blocked(reason) => BackendEvent::Blocked(reason),
             Word::Unblocked => BackendEvent::Unblocked,
-            Word::Lost(cause) => {
-                let lost = self.link.lock().take_if(|link| link.epoch == epoch);
-                // The other connection has said so, or the broker was closed.
-                let Some(Link { watching, publisher, publishing, consuming, .. }) = lost else { return };
-                // Whoever tells this is one of them, and has nothing left to wait for.
-                watching.iter().for_each(JoinHandle::abort);
-                self.keep(publisher);
-                // Their channels would tell them later, and a token that is settled meanwhile would look good.
-                self.live_subscribers().iter().for_each(|own| own.disconnected());
-                for connection in [publishing, consuming] {
-                    self.keep(tokio::spawn(async move {
-                        connect::close(&connection, CLOSE_MAX).await;
-                    }));
-                }
-                BackendEvent::Lost(cause)
-            }
+            // Else the other connection has said so, or the broker was closed.
+            Word::Lost(cause) if self.unlink(epoch) => BackendEvent::Lost(cause),
+            Word::Lost(_) => return,
         };
         self.context.sink.event(event);
+    }
+
+    /// Lets go of both connections of `epoch`, if they are the present ones.
+    fn unlink(&self, epoch: Epoch) -> bool {
+        let link = self.link.lock().take_if(|link| link.epoch == epoch);
+        let Some(Link { watching, publisher, publishing, consuming, .. }) = link else { return false };
+        // Whoever asks may be one of them, and has nothing left to wait for.
+        watching.iter().for_each(JoinHandle::abort);
+        self.keep(publisher);
+        // Their channels would tell them later, and a token that is settled meanwhile would look good.
+        self.live_subscribers().iter().for_each(|own| own.disconnected());
+        for connection in [publishing, consuming] {
+            self.keep(tokio::spawn(async move {
+                connect::close(&connection, CLOSE_MAX).await;
+            }));
+        }
+        true
     }
 
     async fn subscribe(self: Arc<Self>, spec: SubscribeSpec, sink: Arc<dyn Sink>) -> Result<Arc<dyn Source>> {
@@ -445,6 +449,10 @@ impl Broker for RabbitMq {
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()> {
         let timeout = self.shared.timeout(deadline);
         on_runtime(Arc::clone(&self.shared).connect(epoch, timeout))
+    }
+
+    fn disconnect(&self, epoch: Epoch) {
+        self.shared.unlink(epoch);
     }
 
     fn restore(&self) -> Pending<()> {

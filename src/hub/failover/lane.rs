@@ -26,13 +26,16 @@ use super::{Ending, Gate, Level, Way};
 use crate::clock::Moment;
 
 pub use super::record::{
-    Ask, Completed, Decision, Fate, Kind, LaneAction, LaneState, Leased, Place, Recovered, Rules, Verdict, Why,
+    Ask, Completed, Decision, Fate, Kind, LaneAction, LaneState, Leased, Place, Probe, Recovered, Rules, Verdict, Why,
 };
 
 /// The machine.
 #[derive(Debug, Clone)]
 pub struct Lane {
     pub(super) keyed: bool,
+    one_copy: bool,
+    /// Since when it is held up by the ending that a copy owes.
+    held_up: Option<Moment>,
     pub(super) records: VecDeque<Record>,
     /// The newest epoch that this lane has met.
     epoch: u64,
@@ -45,8 +48,12 @@ pub struct Lane {
 
 impl Lane {
     /// A lane without records. `keyed`: a local lease holds back later ones.
-    pub fn new(keyed: bool) -> Self {
-        Self { keyed, records: VecDeque::new(), epoch: 0, stored: 0, on_way: 0, held: None }
+    pub fn new(keyed: bool, rules: &Rules) -> Self {
+        Self::empty(keyed, rules.one_copy)
+    }
+
+    fn empty(keyed: bool, one_copy: bool) -> Self {
+        Self { keyed, one_copy, held_up: None, records: VecDeque::new(), epoch: 0, stored: 0, on_way: 0, held: None }
     }
 
     /// Makes an idle lane as good as new; it keeps its memory, so a table that reuses lanes allocates
@@ -54,12 +61,12 @@ impl Lane {
     pub fn reset(&mut self, keyed: bool) {
         let mut records = std::mem::take(&mut self.records);
         records.clear();
-        *self = Self { records, ..Self::new(keyed) };
+        *self = Self { records, ..Self::empty(keyed, self.one_copy) };
     }
 
     /// A lane as the store has it, in the order of its numbers.
-    pub fn recover(keyed: bool, records: impl Iterator<Item = Recovered>) -> Self {
-        let mut lane = Self::new(keyed);
+    pub fn recover(keyed: bool, rules: &Rules, records: impl Iterator<Item = Recovered>) -> Self {
+        let mut lane = Self::new(keyed, rules);
         lane.records.extend(records.map(|found| Record {
             seq: found.seq,
             at: At::Queued,
@@ -184,6 +191,7 @@ impl Lane {
     /// The ending of a copy that was given up with its epoch comes after all.
     fn late(&mut self, index: usize, epoch: u64, ending: Ending, out: &mut Vec<LaneAction>) {
         let Some(record) = self.records.get_mut(index).filter(|record| record.open_copy == Some(epoch)) else { return };
+        self.held_up = None;
         match ending {
             Ending::Confirmed => self.end(index, Completed::Reached(Level::Broker), Fate::Confirmed, out),
             Ending::NotSent | Ending::Refused => record.open_copy = None,
@@ -245,17 +253,28 @@ impl Lane {
         }
     }
 
-    /// Sends the head, though the gate is shut, to see whether it is taken; answers whether there
-    /// was one to send.
-    pub fn probe(&mut self, now: Moment, gate: Gate, out: &mut Vec<LaneAction>) -> bool {
+    /// Sends the head, though the gate is shut, to see whether it is taken, or awaits the ending that its copy still
+    /// owes; answers which record it is.
+    pub fn probe(&mut self, now: Moment, gate: Gate, out: &mut Vec<LaneAction>) -> Option<Probe> {
         self.meet(gate, out);
-        self.advance(now, 1, true, out) > 0
+        let from = out.len();
+        self.advance(now, 1, true, out);
+        let sent = out.iter().skip(from).find_map(|action| match action {
+            LaneAction::Mark { seq } | LaneAction::Send { seq, .. } => Some(Probe { seq: *seq, awaits: None }),
+            _ => None,
+        });
+        let awaited = || self.records.iter().find(|record| self.awaits_copy(record));
+        sent.or_else(|| awaited().map(|record| Probe { seq: record.seq, awaits: record.open_copy }))
+    }
+
+    fn awaits_copy(&self, record: &Record) -> bool {
+        self.one_copy && record.open_copy.is_some()
     }
 
     fn advance(&mut self, now: Moment, budget: u64, probe: bool, out: &mut Vec<LaneAction>) -> u64 {
         let (mut used, mut index, mut marks) = (0, 0, false);
         while used < budget && self.held.is_none() {
-            let Some(record) = self.records.get_mut(index) else { break };
+            let Some(record) = self.records.get(index) else { break };
             match record.at {
                 At::Flying { .. } => {}
                 // A probe that is behind them would not be sent.
@@ -266,6 +285,10 @@ impl Lane {
                 At::Queued if record.expires <= now => {
                     self.expired(index, out);
                     continue;
+                }
+                At::Queued if self.awaits_copy(record) => {
+                    self.held_up = self.held_up.or(Some(now));
+                    break;
                 }
                 // Its turn comes when those before it are marked and sent.
                 At::Queued if record.marked && marks => break,
@@ -396,10 +419,12 @@ impl Lane {
         self.records.front().map(|record| record.seq)
     }
 
-    /// When the oldest record in flight was handed over.
+    /// When the oldest record in flight was handed over, or an ending began to be waited for that came not with its
+    /// epoch.
     pub fn oldest_flight(&self) -> Option<Moment> {
         self.records.iter().find_map(|record| match record.at {
             At::Flying { since, .. } => Some(since),
+            _ if self.awaits_copy(record) => self.held_up,
             At::Appending | At::Queued | At::Marking { .. } | At::Leased | At::Withdrawing => None,
         })
     }
@@ -410,7 +435,7 @@ impl Lane {
         if gate.epoch <= self.epoch {
             return;
         }
-        self.epoch = gate.epoch;
+        (self.epoch, self.held_up) = (gate.epoch, None);
         let mut index = 0;
         while let Some(record) = self.records.get_mut(index) {
             let (seq, at) = (record.seq, record.at);

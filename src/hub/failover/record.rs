@@ -25,6 +25,9 @@ pub struct Rules {
     pub blocked_wait: Duration,
     /// A backlog up to this many records is a short one.
     pub short_backlog: usize,
+    /// The server's client ends every record that it took, if late, and sends them in order, whatever becomes of
+    /// connections: no second copy of a record is made while the first has no ending.
+    pub one_copy: bool,
 }
 
 /// What one call asks for.
@@ -299,6 +302,15 @@ pub struct Recovered {
     pub due: Moment,
     /// Local groups that have handled it, as bits of this run's numbering.
     pub handled: u64,
+}
+
+/// The record that shows whether its server takes any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// The record.
+    pub seq: u64,
+    /// It was not sent for that: the ending of its copy of this epoch is awaited.
+    pub awaits: Option<u64>,
 }
 
 /// A record for a local worker.

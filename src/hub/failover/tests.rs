@@ -370,9 +370,10 @@ impl Script {
             suspect_wait: Duration::ZERO,
             blocked_wait: Duration::ZERO,
             short_backlog: 0,
+            one_copy: false,
         };
         let gate = Gate { epoch: 1, way: Way::Open };
-        let (lane, numbers) = (Lane::new(false), AtomicU64::new(1));
+        let (lane, numbers) = (Lane::new(false, &rules), AtomicU64::new(1));
         Self { lane, rules, gate, now: Moment(0), numbers, seq: 0, sent: 1, out: Vec::new(), decided: None }
     }
 
@@ -436,7 +437,7 @@ impl Script {
                 self.gate = open;
                 let _ = lane.forward(now, open, 10, out);
             }
-            "probe" => assert!(lane.probe(now, shut, out) || lane.is_idle()),
+            "probe" => assert!(lane.probe(now, shut, out).is_some() || lane.is_idle()),
             "marked" => lane.marked(now, seq, true, gate, out),
             "marked before" => {
                 lane.forward(now, open, 10, out);

@@ -141,7 +141,7 @@ impl SpoolTopic {
             lanes.entry(lane).or_default().push(found);
         }
         for (key, found) in lanes {
-            let lane = Lane::recover(key.is_keyed(), found.into_iter());
+            let lane = Lane::recover(key.is_keyed(), &self.rules, found.into_iter());
             state.lanes.insert(key, lane);
         }
     }

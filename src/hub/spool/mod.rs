@@ -60,8 +60,8 @@ const FLIGHT_BITS: u32 = 46;
 const FLIGHT_MASK: u64 = (1 << FLIGHT_BITS) - 1;
 /// Topics of one spool: what the bits between and the backends' own have room for.
 const TOPICS_MAX: usize = (1 << 17) - 1;
-/// A confirm is waited for so many times the configured time before the connection is doubted: the backend has an
-/// answer for the record by then, where it lives.
+/// A confirm is waited for so many times the configured time before the connection is doubted, where the backend has
+/// an answer for the record by then if it lives.
 const OVERDUE_FACTOR: u32 = 2;
 
 /// How often those who wait look whether that makes sense.
@@ -489,6 +489,10 @@ impl Broker for Spooled {
 
     fn connect(&self, epoch: Epoch, deadline: Moment) -> Pending<()> {
         self.0.server.connect(epoch, deadline)
+    }
+
+    fn disconnect(&self, epoch: Epoch) {
+        self.0.server.disconnect(epoch);
     }
 
     fn restore(&self) -> Pending<()> {

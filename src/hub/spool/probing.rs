@@ -6,12 +6,13 @@ use super::topic::SpoolTopic;
 use super::{After, Spool};
 use crate::hub::failover::backend::{Input, Sign};
 use crate::hub::failover::destination::Seen;
+use crate::hub::failover::lane::Probe;
 
-/// A record that shows whether something takes records: its topic's place in tickets, and its number.
+/// A record that shows whether something takes records, and its topic's place in tickets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Probed {
     pub base: u64,
-    pub seq: u64,
+    pub probe: Probe,
 }
 
 impl Spool {
@@ -34,15 +35,18 @@ impl Spool {
         good: bool,
         after: &mut After,
     ) -> bool {
-        let probed = Probed { base: topic.base(), seq };
-        let of_server = self
-            .probe
-            .lock()
-            .take_if(|(of, own)| *own == probed && epoch.is_none_or(|epoch| epoch >> 32 == u64::from(*of)));
+        let mut probe = self.probe.lock();
+        let of_server = probe.filter(|(of, own)| {
+            let is_it = |epoch| epoch >> 32 == u64::from(*of) || own.probe.awaits == Some(epoch);
+            (own.base, own.probe.seq) == (topic.base(), seq) && epoch.is_none_or(is_it)
+        });
+        // One that was in vain is asked for when its topic is blamed.
+        *probe = probe.filter(|_| of_server.is_none() || !good);
+        drop(probe);
         if let Some((of, _)) = of_server {
             after.inputs.push(Input::Link(of, if good { Sign::ProbeOk } else { Sign::ProbeErr }));
         }
-        let of_topic = topic.standing.of_tried(seq, epoch.map(|epoch| epoch as u32));
+        let of_topic = topic.standing.of_tried(seq, epoch);
         if let Some(of) = of_topic {
             let seen = if good { Seen::ProbeOk } else { Seen::ProbeErr };
             after.seen.push((Arc::clone(topic), Some(of), seen));

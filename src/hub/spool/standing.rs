@@ -10,6 +10,7 @@ use crate::broker::Wake;
 use crate::clock::{Clock, Moment};
 use crate::hub::failover::backend::{Input, Sign};
 use crate::hub::failover::destination::{Deed, Destination, DestinationConfig, Seen, Standing as State};
+use crate::hub::failover::lane::Probe;
 use crate::hub::failover::{blame, Blame, Word};
 use crate::sync::Mutex;
 
@@ -21,7 +22,7 @@ pub(super) struct Standing {
     /// When the server last confirmed a record of it; 0: never.
     confirmed: AtomicU64,
     /// The record that shows whether it is back, and the epoch that it shows that of.
-    tried: Mutex<Option<(u32, u64)>>,
+    tried: Mutex<Option<(u32, Probe)>>,
 }
 
 impl Standing {
@@ -56,9 +57,12 @@ impl Standing {
 
     /// Whether a record is the one that was tried, by its copy of this epoch, or any; answers the epoch that it shows
     /// the standing of.
-    pub(super) fn of_tried(&self, seq: u64, epoch: Option<u32>) -> Option<u32> {
-        let is_it = |(of, own): &mut (u32, u64)| *own == seq && epoch.is_none_or(|epoch| epoch == *of);
-        self.tried.lock().take_if(is_it).map(|(of, _)| of)
+    pub(super) fn of_tried(&self, seq: u64, epoch: Option<u64>) -> Option<u32> {
+        let tried = self.tried.lock().take_if(|(of, own)| {
+            let is_it = |epoch| epoch as u32 == *of || own.awaits == Some(epoch);
+            own.seq == seq && epoch.is_none_or(is_it)
+        });
+        tried.map(|(of, _)| of)
     }
 }
 
@@ -132,7 +136,7 @@ impl Spool {
     /// Sends one record of a topic that was away, when its server is there.
     fn try_topic(&self, topic: &Arc<SpoolTopic>, epoch: u32) {
         let mut after = After::default();
-        let note = |probed: Probed| *topic.standing.tried.lock() = Some((epoch, probed.seq));
+        let note = |probed: Probed| *topic.standing.tried.lock() = Some((epoch, probed.probe));
         let lanes = Arc::clone(topic).waiting();
         let sent = lanes.iter().any(|(_, topic, key)| topic.probe(self, key, &mut after, note));
         self.finish(after);
@@ -151,9 +155,11 @@ impl Spool {
 
     /// Whether a confirm takes too long, and whose fault that is.
     pub fn check_confirms(&self, epoch: u32) {
-        let (now, limit) = (self.context.clock.now(), self.confirm_timeout.saturating_mul(super::OVERDUE_FACTOR));
+        let now = self.context.clock.now();
         let mut sign = Sign::InTime;
         for topic in self.topics() {
+            let factor = if topic.waits_for_endings() { 1 } else { super::OVERDUE_FACTOR };
+            let limit = self.confirm_timeout.saturating_mul(factor);
             let late = topic.oldest_flight().filter(|sent| now.since(*sent) >= limit);
             match late.map(|sent| blame(sent, self.last_confirm_but(&topic))) {
                 None => {}

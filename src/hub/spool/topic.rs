@@ -15,6 +15,7 @@ use crate::clock::Moment;
 use crate::config::OnOutage;
 use crate::error::{Error, Fate, Kind, Result};
 use crate::hub::failover::lane::{Completed, Fate as LaneFate, Lane, LaneAction, Rules, Verdict as Settled};
+use crate::hub::failover::policy::keeps;
 use crate::hub::failover::{Ending, Gate, Way};
 use crate::message::{Message, Record, TopicKind};
 use crate::metrics::Counter;
@@ -34,7 +35,7 @@ pub(super) struct SpoolTopic {
     spool: Weak<Spool>,
     topic: Arc<str>,
     kind: TopicKind,
-    rules: Rules,
+    pub(super) rules: Rules,
     server: Arc<dyn Destination>,
     /// Its number, in the upper bits of tickets.
     base: u64,
@@ -70,14 +71,16 @@ impl SpoolTopic {
         base: u64,
         rows: Option<Arc<SpoolRows>>,
     ) -> Arc<Self> {
+        let on_outage = spool.routes.on_outage(topic);
         let rules = Rules {
             kind,
-            on_outage: spool.routes.on_outage(topic),
+            on_outage,
             strict: false,
             spool_level: spool.level(),
             suspect_wait: spool.suspect_wait,
             blocked_wait: spool.blocked_wait,
             short_backlog: SHORT_BACKLOG,
+            one_copy: keeps(on_outage) && server.keeps_copies(),
         };
         let standing = Standing::new(spool.probing.clone(), spool.context.id_prefix ^ base);
         let new_rows = || Some(spool.disk.as_ref()?.spool_rows(spool.server.kind(), topic, kind));
@@ -233,6 +236,11 @@ impl SpoolTopic {
         (self.kept.load(Ordering::Acquire), self.flying.load(Ordering::Acquire))
     }
 
+    /// Whether its server's client ends no record for its time alone.
+    pub(super) fn waits_for_endings(&self) -> bool {
+        self.rules.one_copy
+    }
+
     pub fn oldest_flight(&self) -> Option<Moment> {
         self.state.lock().lanes.values().filter_map(Lane::oldest_flight).min()
     }
@@ -252,17 +260,13 @@ impl SpoolTopic {
         let mut state = self.state.lock();
         let (gate, now) = (self.gate(spool), spool.context.clock.now());
         let sent = self.with_lane(spool, &mut state, key, gate, after, |lane, out| {
-            let sent = lane.probe(now, gate, out);
-            let head = out.iter().find_map(|action| match action {
-                LaneAction::Mark { seq } | LaneAction::Send { seq, .. } => Some(*seq),
-                _ => None,
-            });
-            if let Some(seq) = head {
-                note(Probed { base: self.base, seq });
+            let head = lane.probe(now, gate, out);
+            if let Some(probe) = head {
+                note(Probed { base: self.base, probe });
             }
-            sent
+            head
         });
-        sent == Some(true)
+        sent.flatten().is_some()
     }
 
     /// Takes over a newer epoch in every lane, and drops what has expired.

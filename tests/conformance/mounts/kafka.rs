@@ -51,6 +51,7 @@ impl Harness for Server {
             publish_window: 5_000,
             routes: Vec::new(),
             topics: Vec::new(),
+            patience: Arc::new(|_| false),
             token: None,
         };
         self.clock.start().expect("a clock starts");

@@ -7,7 +7,7 @@
 use std::ffi::{c_char, CStr, CString};
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka_sys as sys;
@@ -133,7 +133,13 @@ pub enum Role {
 }
 
 /// An instance of librdkafka, with threads and connections of its own. Every handle made from one keeps it.
-pub struct Client(NonNull<sys::rd_kafka_t>);
+pub struct Client {
+    own: NonNull<sys::rd_kafka_t>,
+    patience: OnceLock<Patience>,
+}
+
+/// Whether records of a topic are kept until they are sent, however long that takes.
+pub type Patience = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 // SAFETY: librdkafka's client may be used by any number of threads at once.
 unsafe impl Send for Client {}
@@ -181,14 +187,14 @@ impl Client {
                 sys::rd_kafka_conf_destroy(conf);
                 return Err(Failure::new(Code::InvalidArgument, text_of(text.as_ptr())));
             };
-            let own = Arc::new(Self(client));
+            let own = Arc::new(Self { own: client, patience: OnceLock::new() });
             sys::rd_kafka_set_log_queue(own.ptr(), std::ptr::null_mut());
             Ok(own)
         }
     }
 
     fn ptr(&self) -> *mut sys::rd_kafka_t {
-        self.0.as_ptr()
+        self.own.as_ptr()
     }
 
     /// The topics of the cluster with their numbers of partitions: all, or one. Asks a broker.
@@ -301,7 +307,7 @@ impl Drop for Client {
                 unsafe { sys::rd_kafka_destroy_flags(self.0.as_ptr(), sys::RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE) };
             }
         }
-        let ending = Ending(self.0);
+        let ending = Ending(self.own);
         // Refused a thread, the memory stays: waiting here could take for ever.
         drop(crate::runtime::spawn_thread("hmq-kafka-end", move || ending.end()));
     }

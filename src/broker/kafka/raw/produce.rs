@@ -46,11 +46,13 @@ pub struct Values {
 unsafe impl Send for Values {}
 
 impl Topic {
-    /// The topic of this name.
+    /// The topic of this name. Its first handle at a client says what holds for all of them.
     pub fn new(client: &Arc<Client>, name: &str) -> Result<Self> {
+        let is_patient = client.patience.get().is_some_and(|patience| patience(name));
         let name = c_text(name)?;
-        // SAFETY: client and name live; the default configuration is meant by null.
-        let topic = unsafe { sys::rd_kafka_topic_new(client.ptr(), name.as_ptr(), std::ptr::null_mut()) };
+        let settings = if is_patient { patient(client)? } else { std::ptr::null_mut() };
+        // SAFETY: client and name live; null means the client's own settings, others belong to the topic from now on.
+        let topic = unsafe { sys::rd_kafka_topic_new(client.ptr(), name.as_ptr(), settings) };
         match NonNull::new(topic) {
             Some(topic) => Ok(Self { topic, client: Arc::clone(client) }),
             // SAFETY: a thread-local of librdkafka's.
@@ -132,7 +134,32 @@ impl Topic {
     }
 }
 
+/// The client's own settings for topics, but for the time of a record, which has no end.
+fn patient(client: &Client) -> Result<*mut sys::rd_kafka_topic_conf_t> {
+    let mut text = [0; 256];
+    // SAFETY: the client lives; the settings are a new copy, the texts end with a NUL, the buffer has this length.
+    let (settings, set) = unsafe {
+        let settings = sys::rd_kafka_default_topic_conf_dup(client.ptr());
+        let (name, value) = (c"message.timeout.ms".as_ptr(), c"0".as_ptr());
+        (settings, sys::rd_kafka_topic_conf_set(settings, name, value, text.as_mut_ptr(), text.len()))
+    };
+    if set == sys::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK {
+        return Ok(settings);
+    }
+    // SAFETY: nobody else has them; the text ends with a NUL.
+    let why = unsafe {
+        sys::rd_kafka_topic_conf_destroy(settings);
+        super::text_of(text.as_ptr())
+    };
+    Err(Failure::new(Code::InvalidArgument, &why))
+}
+
 impl Client {
+    /// Says which records are not given up for their time alone; once, before there is any topic.
+    pub fn set_patience(&self, patience: super::Patience) {
+        let _ = self.patience.set(patience);
+    }
+
     /// Ends every record that has not ended; each is reported.
     pub fn purge(&self) {
         let flags = sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT;

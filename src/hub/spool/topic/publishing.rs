@@ -146,7 +146,7 @@ impl Publishing<'_> {
     /// Asks the lane of a record; what a newer epoch brought back is done before.
     fn decide(&mut self, record: &Record<'_>, key: &LaneKey, ask: &Ask, seq: u64) -> Decision {
         let (own, numbers, gate) = (self.own, AtomicU64::new(seq), self.gate);
-        self.state.lanes.entry(key.clone()).or_insert_with(|| Lane::new(record.key.is_some()));
+        self.state.lanes.entry(key.clone()).or_insert_with(|| Lane::new(record.key.is_some(), &own.rules));
         let publish =
             |lane: &mut Lane, out: &mut Vec<LaneAction>| lane.publish(ask.began, gate, &own.rules, ask, &numbers, out);
         let decision = own.with_lane(self.spool, self.state, key, gate, self.after, publish);
