@@ -1,6 +1,6 @@
 #!/bin/sh
 # Compares the shared library of a release with other clients of a RabbitMQ server (rows R…) and of a
-# Kafka server (rows K…).
+# Kafka server (rows K…), and measures what it does while one is away (rows F…, which kill both).
 #
 #   benches/servers.sh [FOLDER] [TABLE.md] [--quick] [--only R1,K3]
 #   benches/servers.sh [FOLDER] --solo SIDE MODE SECONDS    one side alone, see rivals/src/servers/main.rs
@@ -21,7 +21,7 @@ kafka=yes
 before=
 for word in "$@"; do
     case $before:,$word in
-    --only:*,K*,R* | --only:*,R*,K*) ;;
+    --only:*,K*,R* | --only:*,R*,K* | --only:*,F*) ;;
     --only:*,R* | --solo:*) kafka= ;;
     --only:*,K*) rabbitmq= ;;
     esac
@@ -63,6 +63,8 @@ if [ "$kafka" ]; then
     version=$(echo "$started" | sed -n 's/^kafka on port [0-9]*: \([0-9.]*\).*/\1/p')
     set -- --kafka-port "${HMQ_KAFKA_PORT:-9392}" ${version:+--kafka-server "$version"} "$@"
 fi
+
+set -- --tools "$root/tools" "$@"
 
 HELIXMQ_LIB_DIR=$libraries cargo build --quiet --locked --release --features servers --bin helixmq-servers \
     --manifest-path "$here/rivals/Cargo.toml" --target-dir "$target/rivals"

@@ -351,6 +351,10 @@ impl Destination for CheckedDestination {
         taken
     }
 
+    fn look_again(&self) {
+        self.inner.look_again();
+    }
+
     fn keeps_copies(&self) -> bool {
         self.inner.keeps_copies()
     }

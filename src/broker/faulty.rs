@@ -412,6 +412,10 @@ impl Destination for FaultyDestination {
         }
     }
 
+    fn look_again(&self) {
+        self.inner.look_again();
+    }
+
     fn keeps_copies(&self) -> bool {
         self.inner.keeps_copies()
     }

@@ -182,6 +182,9 @@ pub trait Destination: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// What was handed over is not confirmed in time: the topic may be gone. Looks for it anew, and waits for nothing.
+    fn look_again(&self) {}
+
     /// Whether no record is given up for its time alone: each is sent in the order in which it came, on whatever
     /// connection, or is given up with all those that are behind it.
     fn keeps_copies(&self) -> bool {

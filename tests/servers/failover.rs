@@ -140,6 +140,57 @@ fn t2_kafka_nothing_is_lost_when_the_server_is_killed() {
 }
 
 /// What a call asks for is what it gets, or it is told at once.
+/// It stands still for a little longer than a confirm may take, and goes on: the first messages have waited too long
+/// by then, those behind them have not.
+fn order_is_kept_over_a_standstill(side: Side) {
+    let _alone = side.alone();
+    let hub = side.hub(json!({"failover": {"confirm_timeout_ms": 1500}}));
+    for _ in 0..scaled(2, 20) {
+        nothing_is_lost(side, &hub, &side.topic(), json!({}), |published| {
+            let away = side.away("pause");
+            published(1);
+            pass(Duration::from_millis(2_300));
+            drop(away);
+        });
+    }
+    hub.close(WAIT).unwrap();
+}
+
+#[test]
+fn t4_rabbitmq_order_is_kept_over_a_standstill() {
+    order_is_kept_over_a_standstill(RABBITMQ);
+}
+
+#[test]
+fn t4_kafka_order_is_kept_over_a_standstill() {
+    order_is_kept_over_a_standstill(KAFKA);
+}
+
+/// What its client held ends with the topic, and is sent again to the new one.
+#[test]
+fn a_kafka_topic_deleted_under_what_is_kept_is_made_again() {
+    let _alone = KAFKA.alone();
+    let hub = KAFKA.hub(json!({"failover": {"confirm_timeout_ms": 2000}}));
+    let topic = KAFKA.topic();
+    KAFKA.publish(&hub, &topic, "k", "0").unwrap();
+    kafka::delete_topic(&topic);
+    let (mut count, mut direct, start) = (1, 0, Instant::now());
+    while direct < 10 {
+        let receipt = KAFKA.publish(&hub, &topic, "k", &count.to_string()).unwrap();
+        // Until the client hears of it, the old topic's leader may still confirm.
+        direct =
+            if receipt.level == Level::Broker && start.elapsed() > Duration::from_secs(1) { direct + 1 } else { 0 };
+        count += 1;
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", own(&hub));
+        pass(Duration::from_millis(50));
+    }
+    forwarded(&hub);
+    println!("{count} published in {:?}", start.elapsed());
+    let last: Vec<u64> = (count - 10..count).collect();
+    KAFKA.gather(&topic, &last);
+    hub.close(WAIT).unwrap();
+}
+
 fn a_call_gets_what_it_asks_for(side: Side) {
     let _alone = side.alone();
     let other = side.topic();

@@ -17,8 +17,8 @@ pub(super) struct Side {
 pub(super) const RABBITMQ: Side = Side { name: "rabbitmq", kind: TopicKind::Task };
 pub(super) const KAFKA: Side = Side { name: "kafka", kind: TopicKind::Event };
 
-/// The server is away until this is dropped.
-pub(super) struct Away(Side);
+/// The server is away until this is dropped, and comes back by that word.
+pub(super) struct Away(Side, &'static str);
 
 impl Side {
     pub fn alone(self) -> MutexGuard<'static, ()> {
@@ -34,7 +34,7 @@ impl Side {
 
     pub fn away(self, how: &str) -> Away {
         self.does(how);
-        Away(self)
+        Away(self, if how == "pause" { "resume" } else { "start" })
     }
 
     /// A hub that keeps what its server cannot take.
@@ -105,9 +105,9 @@ impl Drop for Away {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // A second panic would end all tests, and hide the first.
-            drop(std::panic::catch_unwind(|| self.0.does("start")));
+            drop(std::panic::catch_unwind(|| self.0.does(self.1)));
         } else {
-            self.0.does("start");
+            self.0.does(self.1);
         }
     }
 }

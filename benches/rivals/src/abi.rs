@@ -11,6 +11,9 @@ pub const HMQ_NO_DATA: hmq_status = 1;
 pub const HMQ_ACK: i32 = 0x2B5A_C401;
 pub const HMQ_EV_MESSAGE: u32 = 1;
 pub const HMQ_EV_PUBLISHED: u32 = 2;
+pub const HMQ_LEVEL_BROKER: i32 = 3;
+pub const HMQ_FORCE_AUTO: i32 = 0;
+pub const HMQ_FORCE_DOWN: i32 = 1;
 
 macro_rules! opaque {
     ($($name:ident)*) => {$(
@@ -119,6 +122,17 @@ extern "C" {
         created: *mut i32,
         err: *mut *mut hmq_error,
     ) -> hmq_status;
+    pub fn hmq_backend_force(
+        hub: *mut hmq_hub,
+        backend: *const c_char,
+        backend_len: usize,
+        mode: i32,
+        err: *mut *mut hmq_error,
+    ) -> hmq_status;
+    pub fn hmq_wait_forwarded(hub: *mut hmq_hub, timeout_ms: i32, err: *mut *mut hmq_error) -> hmq_status;
+    pub fn hmq_health(hub: *mut hmq_hub, json: *mut *mut c_char, len: *mut usize, err: *mut *mut hmq_error)
+        -> hmq_status;
+    pub fn hmq_free(text: *mut c_void);
     pub fn hmq_purge(
         hub: *mut hmq_hub,
         topic: *const c_char,

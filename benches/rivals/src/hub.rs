@@ -76,6 +76,31 @@ impl Hub {
         Subscription { inbox, sub, events: [empty_event(); BATCH], settlements: [empty_settlement(); BATCH] }
     }
 
+    /// Holds a server down, for a drill, or lets it go again.
+    pub fn force(&self, backend: &str, mode: i32) {
+        // SAFETY: as in `configured`.
+        must(|err| unsafe { hmq_backend_force(self.0, text(backend), backend.len(), mode, err) });
+    }
+
+    /// Waits until nothing is kept for a server any more.
+    pub fn wait_forwarded(&self, timeout_ms: i32) {
+        // SAFETY: the handle lives.
+        must(|err| unsafe { hmq_wait_forwarded(self.0, timeout_ms, err) });
+    }
+
+    /// What `hmq_health` tells, as JSON.
+    pub fn health(&self) -> String {
+        let (mut json, mut len) = (null_mut(), 0);
+        // SAFETY: the outputs are valid.
+        must(|err| unsafe { hmq_health(self.0, &mut json, &mut len, err) });
+        // SAFETY: so many bytes that are ours until they are freed.
+        unsafe {
+            let copy = String::from_utf8_lossy(std::slice::from_raw_parts(json.cast::<u8>(), len)).into_owned();
+            hmq_free(json.cast());
+            copy
+        }
+    }
+
     /// Publishes a document.
     pub fn publish_json(&self, document: &str) {
         // SAFETY: as in `configured`.

@@ -383,6 +383,13 @@ impl Destination for KafkaDestination {
         framed.map_err(|refused| refused.with_fate(Fate::Refused))
     }
 
+    fn look_again(&self) {
+        if let Some(shared) = self.shared.upgrade().filter(|shared| shared.is_linked()) {
+            shared.topics.doubt(&self.topic);
+            shared.make_soon(&self.topic);
+        }
+    }
+
     fn keeps_copies(&self) -> bool {
         self.shared.upgrade().is_some_and(|shared| (shared.settings.patience)(&self.topic))
     }

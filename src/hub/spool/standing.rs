@@ -1,7 +1,7 @@
 //! Whether one topic of a server takes records: runs the machine of a destination, as
 //! [`driver`](crate::hub::driver) runs that of the server.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use super::topic::SpoolTopic;
@@ -23,13 +23,16 @@ pub(super) struct Standing {
     confirmed: AtomicU64,
     /// The record that shows whether it is back, and the epoch that it shows that of.
     tried: Mutex<Option<(u32, Probe)>>,
+    /// A confirm was overdue when that was looked at last.
+    is_late: AtomicBool,
 }
 
 impl Standing {
     pub fn new(config: DestinationConfig, seed: u64) -> Self {
         let machine = Destination::new(config, seed);
         let gate = AtomicU64::new(machine.gate().pack());
-        Self { machine: Mutex::new(machine), gate, confirmed: AtomicU64::new(0), tried: Mutex::default() }
+        let (confirmed, tried, is_late) = (AtomicU64::new(0), Mutex::default(), AtomicBool::new(false));
+        Self { machine: Mutex::new(machine), gate, confirmed, tried, is_late }
     }
 
     /// The gate.
@@ -97,8 +100,8 @@ impl Spool {
                     self.driver.look();
                     self.report();
                 }
-                // The client library takes nothing back; what it tells later is of an epoch that is over.
-                Deed::Purge { .. } => {}
+                // What the client tells later is of an epoch that is over.
+                Deed::Purge { .. } => topic.look_again(),
                 Deed::Doubt { since } => {
                     if blame(since, self.last_confirm_but(topic)) == Blame::Backend {
                         self.driver.input(Input::Link(self.driver.view().epoch, Sign::Sick));
@@ -161,6 +164,9 @@ impl Spool {
             let factor = if topic.waits_for_endings() { 1 } else { super::OVERDUE_FACTOR };
             let limit = self.confirm_timeout.saturating_mul(factor);
             let late = topic.oldest_flight().filter(|sent| now.since(*sent) >= limit);
+            if !topic.standing.is_late.swap(late.is_some(), Ordering::AcqRel) && late.is_some() {
+                topic.look_again();
+            }
             match late.map(|sent| blame(sent, self.last_confirm_but(&topic))) {
                 None => {}
                 Some(Blame::Backend) => sign = Sign::Overdue,

@@ -236,6 +236,11 @@ impl SpoolTopic {
         (self.kept.load(Ordering::Acquire), self.flying.load(Ordering::Acquire))
     }
 
+    /// It may be gone.
+    pub(super) fn look_again(&self) {
+        self.server.look_again();
+    }
+
     /// Whether its server's client ends no record for its time alone.
     pub(super) fn waits_for_endings(&self) -> bool {
         self.rules.one_copy

@@ -4,7 +4,7 @@
 //! shared library and its C ABI alone. See `pairs.rs` for how figures are taken.
 //!
 //! ```text
-//! benches/servers.sh [--quick] [--only R1,K3]     compare, print, write the tables
+//! benches/servers.sh [--quick] [--only R1,K3,F1]  compare, print, write the tables
 //! benches/servers.sh --solo SIDE MODE SECONDS     one side alone, to be profiled
 //!     SIDE: ours|lapin|lapin-usual|rabbitmq-c|rabbitmq-c-dressed    MODE: publish|large|queue|round-trip|consume
 //!     SIDE: ours-kafka                                              MODE: publish|plain|large|consume
@@ -15,6 +15,7 @@ mod kafka;
 mod lapin;
 mod load;
 mod ours;
+mod outage;
 mod outcomes;
 mod rabbitmq_c;
 mod rows;
@@ -54,6 +55,30 @@ fn main() {
         let intro = intro("Kafka", options.kafka_server.as_deref(), options.kafka_plan, "");
         options.write(&report::markdown(&rows.done, &intro), "kafka table");
     }
+    outages(&options);
+}
+
+/// Both servers are taken away: not for a quick look, unless these rows are named.
+fn outages(options: &Options) {
+    let named: Vec<String> = options.only.iter().filter(|word| word.starts_with('F')).cloned().collect();
+    if named.is_empty() && (options.plan.pairs == 1 || !options.only.is_empty()) {
+        return;
+    }
+    let (rabbitmq, kafka) = (needed(options.port, "--port"), needed(options.kafka_port, "--kafka-port"));
+    let tools = options.tools.clone().expect("--tools is needed");
+    let mut rows = outage::Rows::new(rabbitmq, kafka, tools.into(), options.plan);
+    rows.measure(&named);
+    let versions = [("RabbitMQ", &options.server), ("Kafka", &options.kafka_server)]
+        .map(|(name, version)| format!("{name} {}", version.as_deref().unwrap_or("(version not told)")));
+    let intro = format!(
+        "helixmq {} through its C ABI, {} on the same machine. F1: the median of {} outages, F2 and F3 of {}; in F1 and \
+         F2 everything came, in order. F4: as the rows above.",
+        hub::version(),
+        versions.join(", "),
+        options.plan.pairs.min(5),
+        options.plan.pairs.min(3),
+    );
+    options.write(&report::markdown(&rows.done, &intro), "outage table");
 }
 
 fn needed(port: Option<u16>, option: &str) -> Server {
@@ -67,6 +92,7 @@ struct Options {
     kafka_port: Option<u16>,
     only: Vec<String>,
     go: Option<String>,
+    tools: Option<String>,
     out: Option<String>,
     server: Option<String>,
     kafka_server: Option<String>,
@@ -83,6 +109,7 @@ impl Options {
             kafka_port: None,
             only: Vec::new(),
             go: None,
+            tools: None,
             out: None,
             server: None,
             kafka_server: None,
@@ -100,6 +127,7 @@ impl Options {
                 "--kafka-port" => options.kafka_port = Some(value().parse().expect("a port")),
                 "--only" => options.only = value().split(',').map(str::to_owned).collect(),
                 "--go" => options.go = Some(value()),
+                "--tools" => options.tools = Some(value()),
                 "--out" => options.out = Some(value()),
                 "--server" => options.server = Some(value()),
                 "--kafka-server" => options.kafka_server = Some(value()),
@@ -108,7 +136,7 @@ impl Options {
             }
         }
         for word in &options.only {
-            assert!(word.starts_with(['R', 'K']), "no row is named {word}: R1 to R7, K1, K1b, K2, K3");
+            assert!(word.starts_with(['R', 'K', 'F']), "no row is named {word}: R1 to R7, K1 to K3, F1 to F4");
         }
         options
     }

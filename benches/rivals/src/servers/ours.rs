@@ -20,16 +20,14 @@ pub struct Ours {
     events: Box<[hmq_event; EVENTS]>,
 }
 
-/// Whether messages are kept while their server is away.
-pub fn keeps() -> bool {
-    std::env::var_os("HMQ_BENCH_KEEP").is_some()
-}
-
 impl Ours {
-    /// `queues`: `classic` or `quorum`. Nothing is kept for the server, as the peers keep nothing, but where
-    /// HMQ_BENCH_KEEP is set: then a `--solo` shows what that costs.
+    /// `queues`: `classic` or `quorum`. Nothing is kept for the server, as the peers keep nothing.
     pub fn open(server: Server, queues: &str) -> Self {
-        let keep = keeps();
+        Self::opened(server, queues, false)
+    }
+
+    /// `keep`: what its server cannot take is kept.
+    pub fn opened(server: Server, queues: &str, keep: bool) -> Self {
         let hub = Hub::configured(&format!(
             r#"{{"name": "bench", "publish_window": {WINDOW}, "fallback_to_inmemory": {keep}, "rabbitmq": {{"host": "{HOST}", "port": {}, "vhost": "{VHOST}", "queue_type": "{queues}"}}}}"#,
             server.port

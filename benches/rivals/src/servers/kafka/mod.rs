@@ -8,4 +8,7 @@ mod performance;
 mod rdkafka;
 mod rows;
 
-pub use rows::{solo, Rows};
+pub use cluster::{Cluster, NATIVE};
+pub use load::{Codec, Load, Publishes};
+pub use ours::Ours;
+pub use rows::{load, solo, Rows, WINDOW};

@@ -11,7 +11,6 @@ use super::cluster::{Cluster, PLAIN};
 use super::load::{Codec, Load, Publishes};
 use crate::load::{Consumes, HOST};
 use crate::outcomes::{record_of, Outcomes, RECORDS, SILENCE_MS};
-use crate::ours::keeps;
 
 /// Events of one poll of a consumer.
 const EVENTS: usize = 1_024;
@@ -30,14 +29,18 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Nothing is kept for the cluster, as the peers keep nothing; see [`keeps`].
+    /// Nothing is kept for the cluster, as the peers keep nothing.
     pub fn open(cluster: &Rc<Cluster>, codec: Codec) -> Self {
+        Self::opened(cluster, codec, false)
+    }
+
+    /// `keep`: what its cluster cannot take is kept.
+    pub fn opened(cluster: &Rc<Cluster>, codec: Codec, keep: bool) -> Self {
         let options = match codec {
             // The library's own choice.
             Codec::Lz4 => String::new(),
             Codec::None => format!(r#", "options": {{"compression.type": "{}"}}"#, codec.name()),
         };
-        let keep = keeps();
         let hub = Hub::configured(&format!(
             r#"{{"name": "bench", "publish_window": {WINDOW}, "connect": "require", "fallback_to_inmemory": {keep},
                 "routes": [{{"pattern": "{PLAIN}.#", "kind": "event", "wire": "plain"}}],

@@ -19,7 +19,7 @@ const KIB: usize = 1 << 10;
 const LARGE: usize = 64 << 10;
 
 /// The usual window, and rdkafka_performance's own.
-const WINDOW: usize = 10_000;
+pub const WINDOW: usize = 10_000;
 const WINDOW_WIDE: usize = 100_000;
 /// Of the largest messages, 32 MiB.
 const WINDOW_LARGE: usize = 500;
@@ -144,7 +144,8 @@ fn compression(codec: Codec) -> &'static str {
     }
 }
 
-fn load(bytes: usize, window: usize, codec: Codec) -> Load {
+/// With an id, on a topic yet to be named.
+pub fn load(bytes: usize, window: usize, codec: Codec) -> Load {
     Load { topic: String::new(), bytes, window, codec, named: true, copied: false }
 }
 
