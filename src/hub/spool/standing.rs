@@ -101,7 +101,7 @@ impl Spool {
                     self.report();
                 }
                 // What the client tells later is of an epoch that is over.
-                Deed::Purge { .. } => topic.look_again(),
+                Deed::Purge { .. } => topic.server.look_again(),
                 Deed::Doubt { since } => {
                     if blame(since, self.last_confirm_but(topic)) == Blame::Backend {
                         self.driver.input(Input::Link(self.driver.view().epoch, Sign::Sick));
@@ -161,11 +161,11 @@ impl Spool {
         let now = self.context.clock.now();
         let mut sign = Sign::InTime;
         for topic in self.topics() {
-            let factor = if topic.waits_for_endings() { 1 } else { super::OVERDUE_FACTOR };
+            let factor = if topic.rules.one_copy { 1 } else { super::OVERDUE_FACTOR };
             let limit = self.confirm_timeout.saturating_mul(factor);
             let late = topic.oldest_flight().filter(|sent| now.since(*sent) >= limit);
             if !topic.standing.is_late.swap(late.is_some(), Ordering::AcqRel) && late.is_some() {
-                topic.look_again();
+                topic.server.look_again();
             }
             match late.map(|sent| blame(sent, self.last_confirm_but(&topic))) {
                 None => {}

@@ -36,7 +36,7 @@ pub(super) struct SpoolTopic {
     topic: Arc<str>,
     kind: TopicKind,
     pub(super) rules: Rules,
-    server: Arc<dyn Destination>,
+    pub(super) server: Arc<dyn Destination>,
     /// Its number, in the upper bits of tickets.
     base: u64,
     own: Weak<SpoolTopic>,
@@ -234,16 +234,6 @@ impl SpoolTopic {
     /// Records kept, and those of them that were handed over.
     pub fn counts(&self) -> (u64, u64) {
         (self.kept.load(Ordering::Acquire), self.flying.load(Ordering::Acquire))
-    }
-
-    /// It may be gone.
-    pub(super) fn look_again(&self) {
-        self.server.look_again();
-    }
-
-    /// Whether its server's client ends no record for its time alone.
-    pub(super) fn waits_for_endings(&self) -> bool {
-        self.rules.one_copy
     }
 
     pub fn oldest_flight(&self) -> Option<Moment> {
