@@ -6,7 +6,7 @@
 #   make test-embedded   what needs only Rust and a C compiler; installs nothing
 #   make test-infra-start, make test-infra-stop   the servers that tests talk to
 #   make torture         long runs of the same: more seeds, more rounds, an hour of faults on real servers
-#   make torture-quick   the torture checker, a short run each; make torture-mutants: hubs with defects, which it must find
+#   make torture-quick   the torture checker, a minute of each kind; make torture-mutants: hubs with defects, which it must find
 #   make bench           side by side with other queues and clients; writes docs/performance.md
 #   make lint            formatting, clippy, licences
 #   make headers         include/helixmq.h, symbols, schemas and tables from the code
@@ -38,7 +38,7 @@ run:
 	@echo
 	@./build/examples/01_worker_pool $(FILES)
 
-test: setup lint test-infra-start test-rust test-rabbitmq4 test-kafka3 test-server-examples test-embedded test-sanitizers test-languages test-release bench-quick bench-servers-quick
+test: setup lint test-infra-start test-rust torture-quick test-rabbitmq4 test-kafka3 test-server-examples test-embedded test-sanitizers test-languages test-release bench-quick bench-servers-quick
 	@echo "make test: all parts passed"
 
 setup:
@@ -96,16 +96,20 @@ torture:
 
 # docs/reliability.md tells what these do. Another minute or seed: make torture-long TORTURE_MINUTES=480 TORTURE="--seed 7"
 TORTURE_MINUTES       ?= 10
-TORTURE_QUICK_MINUTES ?= 0.6
-TORTURE_RUNS = for pairing in rabbitmq kafka both; do for spool in memory disk; do \
-    cargo test --locked $(1) --target-dir $(TARGET) --test torture -- \
-        --pairing $$pairing --spool $$spool --minutes $(2) $(TORTURE) || exit 1; done; done
+TORTURE_QUICK_MINUTES ?= 1
+TORTURE_RUN = run() { cargo test --locked $(1) --target-dir $(TARGET) --test torture -- \
+    --pairing $$1 --spool $$2 --minutes $(2) $(TORTURE); }
 
 torture-long: test-infra-start
-	@$(call TORTURE_RUNS,--profile fast,$(TORTURE_MINUTES))
+	@$(call TORTURE_RUN,--profile fast,$(TORTURE_MINUTES)); \
+	for pairing in rabbitmq kafka both; do for spool in memory disk; do run $$pairing $$spool || exit 1; done; done
 
+# Those with one server each run side by side.
 torture-quick: test-infra-start
-	@$(call TORTURE_RUNS,,$(TORTURE_QUICK_MINUTES))
+	@$(call TORTURE_RUN,,$(TORTURE_QUICK_MINUTES)); \
+	for spool in memory disk; do \
+	    run rabbitmq $$spool & run kafka $$spool && wait $$! && run both $$spool || { wait; exit 1; }; \
+	done
 
 torture-mutants: test-infra-start
 	@cargo test --locked --target-dir $(TARGET) --test torture -- --mutant all --minutes 0.2

@@ -151,7 +151,7 @@
 #define HMQ_EV_PUBLISHED (2) /* a publish has ended */
 #define HMQ_EV_STATE (3)     /* a backend changed its state */
 #define HMQ_EV_LOG (4)       /* a log line */
-#define HMQ_EV_FATE (5)      /* the later fate of a kept message; not told yet */
+#define HMQ_EV_FATE (5)      /* what became of a message that was kept for a server */
 #define HMQ_EV_END (6)       /* the last event of a subscription */
 
 /* Levels of a receipt: how safe the message is. */

@@ -453,7 +453,7 @@ pub struct InboxOptions {
     pub state: bool,
     /// Receives log lines too.
     pub log: bool,
-    /// Receives what became of kept messages too; none are told yet.
+    /// Receives what became of kept messages too.
     pub fate: bool,
 }
 

@@ -296,6 +296,10 @@ impl Driver {
             if answer.is_ok() {
                 answer = limited(timeout, backend.broker.restore()).await;
             }
+            if answer.is_err() {
+                // It may have come about all the same.
+                backend.broker.disconnect(Epoch(epoch));
+            }
             let sign = match &answer {
                 Ok(()) => Sign::ConnectOk,
                 Err(failed) => {

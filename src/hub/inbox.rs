@@ -182,6 +182,9 @@ impl InboxWaker {
 impl Inbox {
     pub(super) fn new(hub: &Arc<Shared>, options: &InboxOptions) -> Result<Self> {
         let signal = SignalFd::new(options.signal)?;
+        if options.fate {
+            hub.notices.fates.store(true, Ordering::Relaxed);
+        }
         let waker = InboxWaker { bell: Bell::new(), woken: AtomicBool::new(false), signal };
         Ok(Self(Arc::new(InboxShared {
             hub: Arc::downgrade(hub),

@@ -136,7 +136,6 @@ struct Roles {
 struct Wants {
     state: bool,
     log: bool,
-    #[expect(dead_code, reason = "fates of kept messages are counted, and not told yet")]
     fate: bool,
 }
 
@@ -146,6 +145,8 @@ struct Notices {
     kept: Mutex<VecDeque<StateChange>>,
     warnings: Mutex<Vec<String>>,
     callback: Mutex<Option<Arc<dyn TextHandler>>>,
+    /// An inbox has asked what becomes of kept messages.
+    fates: AtomicBool,
 }
 
 impl std::fmt::Debug for Notices {

@@ -196,6 +196,29 @@ fn counted(hub: &Hub, name: &str) -> u64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
+/// An inbox that is told what became of kept messages.
+fn fates(hub: &Hub) -> Inbox {
+    hub.inbox(InboxOptions::from_json(r#"{"fate": true}"#).unwrap()).unwrap()
+}
+
+/// So many ends: the word, and the id.
+fn ends(inbox: &Inbox, count: usize) -> Vec<(String, String)> {
+    let mut events = Vec::new();
+    while events.len() < count {
+        assert_eq!(inbox.poll(count - events.len(), WAIT, &mut events), Polled::Data, "{events:?}");
+    }
+    let end = |event: Event| {
+        let Event::Fate { json } = event else { panic!("expected a fate, not {event:?}") };
+        let told: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (&told["topic"], &told["kind"], &told["backend"]),
+            (&json!("tasks.a"), &json!("task"), &json!("rabbitmq"))
+        );
+        (told["fate"].as_str().unwrap().to_owned(), told["id"].as_str().unwrap().to_owned())
+    };
+    events.into_iter().map(end).collect()
+}
+
 /// T13: each policy, with counts that agree.
 #[test]
 fn t13_what_does_not_fit_is_refused_or_makes_the_oldest_go() {
@@ -242,7 +265,7 @@ fn t13_what_does_not_fit_is_refused_or_makes_the_oldest_go() {
             assert_eq!(counted(&hub, "spool_evicted_total"), 0);
             hub.close(WAIT).unwrap();
             let hub = opened("drop_oldest");
-            let before = spool(&hub)["records"].as_u64().unwrap();
+            let (before, told) = (spool(&hub)["records"].as_u64().unwrap(), fates(&hub));
             for number in 10..20 {
                 send(&hub, number, WAIT).unwrap();
             }
@@ -258,6 +281,9 @@ fn t13_what_does_not_fit_is_refused_or_makes_the_oldest_go() {
             let mut numbers: Vec<u8> = (0..3).map(|_| taken()).collect();
             numbers.sort_unstable();
             assert_eq!(numbers, [17, 18, 19], "{cap}: the newest stay");
+            let told = ends(&told, evicted as usize + 3);
+            let count = |word: &str| told.iter().filter(|(fate, _)| fate == word).count() as u64;
+            assert_eq!((count("evicted"), count("local_done")), (evicted, 3), "{told:?}");
             hub.close(WAIT).unwrap();
         }
     }
@@ -267,9 +293,11 @@ fn t13_what_does_not_fit_is_refused_or_makes_the_oldest_go() {
 fn what_is_too_old_goes() {
     let dir = TestDir::new();
     let hub = away(&dir.0, json!({"failover": {"dir": dir.0, "free_space_floor_bytes": 0, "age_max_ms": 20}}));
-    keep(&hub, "tasks.a", "one");
+    let told = fates(&hub);
+    let id = keep(&hub, "tasks.a", "one");
     until("its end", || spool(&hub)["records"] == 0);
     assert_eq!(counted(&hub, "spool_expired_total"), 1);
+    assert_eq!(ends(&told, 1), [("expired".to_owned(), id)]);
     hub.close(WAIT).unwrap();
 }
 

@@ -171,7 +171,9 @@ impl World {
             Action::Disconnect { epoch } => {
                 hub.connecting = hub.connecting.filter(|attempt| *attempt != epoch);
                 if let Some(id) = self.server.current.filter(|id| self.server.conns[id].epoch == epoch) {
-                    self.close(id);
+                    // A client that is given up is another one afterwards.
+                    let stays = self.server.keeps && self.rng.chance(50);
+                    self.close(id, stays);
                 }
             }
             Action::BlameProbed => {
@@ -224,33 +226,33 @@ impl World {
     fn lost(&mut self, id: u32) {
         let Some(conn) = self.server.conns.get(&id).filter(|conn| conn.open) else { return };
         let (epoch, run) = (conn.epoch, conn.run);
-        self.close(id);
+        self.close(id, true);
         // The endings may come before the word of the loss, and publishes in between.
         let late = if self.rng.chance(50) { 0 } else { self.rng.between(1, 30) };
         self.after(late * MS, Event::Sign { run, epoch, sign: Sign::Lost });
     }
 
     /// The client gives up a connection and says how its records ended; or says it late, or not at all.
-    fn close(&mut self, id: u32) {
+    fn close(&mut self, id: u32, stays: bool) {
         let run = self.server.conns[&id].run;
         let (wires, unwritten) = self.server.give_up(id, &mut self.rng);
         let written = wires.len() - unwritten;
-        if self.server.keeps {
+        if self.server.keeps && stays {
             if run == self.run {
                 self.server.carry(id, wires);
             }
             return;
         }
         // A client that tells old endings again at each loss.
-        for wire in std::mem::take(&mut self.told) {
+        for wire in std::mem::take(&mut self.told).into_iter().filter(|_| !self.server.keeps).collect::<Vec<_>>() {
             let late = self.rng.between(0, 200);
             self.ends_soon(wire, late, Ending::NotSent);
         }
-        if run != self.run || self.rng.chance(30) {
+        if run != self.run || self.rng.chance(30) && !self.server.keeps {
             return;
         }
         for (at, wire) in wires.into_iter().enumerate() {
-            let ending = if at >= written { Ending::NotSent } else { Ending::Unknown };
+            let ending = if at >= written { self.server.over(run, &wire) } else { Ending::Unknown };
             let late = if self.rng.chance(70) { 0 } else { self.rng.between(0, 3_000) };
             self.ends_soon(wire, late, ending);
         }
@@ -327,6 +329,16 @@ impl World {
         };
         self.lane_op(lane, name, |lane, _, rules, _, out| lane.complete(seq, epoch, ending, rules, out));
         let good = matches!(ending, Ending::Confirmed | Ending::Refused);
+        let hub = self.hub.as_mut().unwrap();
+        let awaited = [hub.probe, hub.tried[lane.topic]]
+            .into_iter()
+            .flatten()
+            .any(|(_, id, probe)| (id, probe.seq, probe.awaits) == (lane, seq, Some(epoch)));
+        if awaited && !good {
+            // It is over, and shows nothing: another copy does.
+            self.lane_op(lane, "probe", |lane, gate, _, now, out| lane.probe(now, gate, out));
+            return self.report_perhaps();
+        }
         let hub = self.hub.as_mut().unwrap();
         if let Some((of, ..)) = hub.probe.filter(|(of, id, probe)| {
             (*id, probe.seq) == (lane, seq) && shows(probe, epoch, epoch >> 32 == u64::from(*of))

@@ -86,8 +86,18 @@ impl World {
         self.report();
     }
 
+    /// What is overdue is kept, where its copy stays with the client.
+    fn give_up_waiting(&mut self) {
+        let rules = &self.setup.rules;
+        let ids = self.hub.as_ref().unwrap().lanes.keys().filter(|id| rules[id.topic].one_copy);
+        for id in ids.copied().collect::<Vec<_>>() {
+            self.lane_op(id, "overdue", |lane, _, _, now, out| lane.overdue(now, Duration::from_secs(1), out));
+        }
+    }
+
     pub fn check_confirms(&mut self) {
         let topics = self.setup.rules.len();
+        self.give_up_waiting();
         let hub = self.hub.as_ref().unwrap();
         let (mut backend, epoch) = (Sign::InTime, hub.backend.view().epoch);
         let mut words = Vec::new();

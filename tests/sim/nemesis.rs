@@ -1,5 +1,6 @@
 //! What goes wrong, when, and for how long.
 
+use helixmq::clock::Moment;
 use helixmq::hub::failover::backend::{Command, Sign};
 use helixmq::hub::failover::destination::Seen;
 use helixmq::hub::failover::Ending;
@@ -210,7 +211,9 @@ impl World {
         let Some(conn) = self.server.conns.get(&id) else { return };
         let (epoch, late) = (conn.epoch, self.rng.between(0, 20) * MS);
         if conn.run == run {
-            self.after(late, Event::Sign { run, epoch, sign });
+            // A connection tells one thing after the other.
+            self.said = (self.said + 1).max(self.now.0 + late);
+            self.at(Moment(self.said), Event::Sign { run, epoch, sign });
         }
     }
 

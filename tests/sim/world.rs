@@ -152,6 +152,8 @@ pub struct World {
     pub actions: Vec<Action>,
     /// Of this process, told as not sent: may be told again.
     pub told: Vec<Wire>,
+    /// When the connection said its last word.
+    pub said: u64,
     pub published: usize,
     heap: BinaryHeap<Reverse<(Moment, u64, usize)>>,
     events: Vec<Option<Event>>,
@@ -178,6 +180,7 @@ impl World {
             calm: false,
             actions: Vec::new(),
             told: Vec::new(),
+            said: 0,
             published: 0,
             heap: BinaryHeap::new(),
             events: Vec::new(),

@@ -28,7 +28,7 @@ const SETTLING: Duration = Duration::from_secs(15);
 
 /// Carries out a run, and says what came of it.
 pub fn run(options: &Options) -> Result<Report, String> {
-    let run = format!("{:x}", now_us() / 1000);
+    let run = format!("{:x}", now_us());
     let dir = Dir::new(&run);
     for side in options.pairing.sides() {
         servers::server(*side, &["start"])?;

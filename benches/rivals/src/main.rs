@@ -8,9 +8,12 @@
 //! ```
 
 mod cores;
+mod durable;
 mod json;
 mod latency;
 mod memory;
+#[path = "servers/outcomes.rs"]
+mod outcomes;
 mod peers;
 mod sides;
 mod throughput;
@@ -76,15 +79,16 @@ impl Options {
 
 fn compare_all(options: &Options) {
     type Measure = fn(Plan) -> Vec<Row>;
-    let groups: [(&str, Measure); 6] = [
+    let groups: [(&str, Measure); 7] = [
         ("I1", one_by_one),
         ("I2", in_batches),
         ("I3", other_shapes),
         ("I4", latency_rows),
         ("I5", queued_memory),
+        ("D1", durable::rows),
         ("J1", json_door),
     ];
-    assert!(groups.iter().any(|(id, _)| options.wants(id)), "no row of that name: I1 to I5, J1");
+    assert!(groups.iter().any(|(id, _)| options.wants(id)), "no row of that name: I1 to I5, D1, J1");
     println!("{}", report::machine());
     let mut rows = Vec::new();
     for (_, measure) in groups.iter().filter(|(id, _)| options.wants(id)) {

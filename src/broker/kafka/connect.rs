@@ -90,7 +90,7 @@ impl Shared {
         who.stop(Deadline::after(Some(Duration::ZERO)));
         drop(self.producer.lock().take_if(|own| std::ptr::eq(&**own, who)));
         let destinations: Vec<_> = self.destinations.lock().values().cloned().collect();
-        destinations.iter().for_each(|destination| destination.forget_client());
+        destinations.iter().for_each(|destination| destination.forget_client(self));
     }
 
     /// The cluster looks alive, and is given up. The records that its client has are given up with it, all of them.

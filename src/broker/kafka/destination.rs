@@ -198,7 +198,11 @@ impl KafkaDestination {
         };
         match self.waits(shared, &mut handing) {
             Err(why) => return end(&mut handing, shared, &|| Outcome::Refused(why.clone())),
-            Ok(_) if handing.there_at.is_some() => self.release(shared, producer, &mut handing),
+            Ok(_) if handing.there_at.is_some() => {
+                if let Some(refused) = self.release(shared, producer, &mut handing) {
+                    return vec![refused];
+                }
+            }
             Ok(_) => {}
         }
         let now = shared.context.clock.now();
@@ -207,29 +211,46 @@ impl KafkaDestination {
         late.map(|kept| (Ticket(kept.ticket), Outcome::NotSent(self.not_made()))).collect()
     }
 
-    /// Hands over what was kept, as far as there is room.
-    fn release(&self, shared: &Arc<Shared>, producer: &Producer, handing: &mut Handing) {
+    /// Hands over what was kept, as far as there is room; answers the one that nobody will ever take.
+    fn release(&self, shared: &Arc<Shared>, producer: &Producer, handing: &mut Handing) -> Option<(Ticket, Outcome)> {
         while let Some(kept) = handing.kept.pop_front() {
-            let produced = handing.handle(producer, &self.topic).map(|_| ());
-            let said = produced.map_err(drop).and_then(|()| handing.produce_kept(&kept).map_err(drop));
-            if said.is_err() {
-                // Its time, or a change of the topic, ends its wait.
+            let refused = match handing.handle(producer, &self.topic).map(|_| ()) {
+                Ok(()) => handing.produce_kept(&kept).err(),
+                Err(_) => Some(Failure::late()),
+            };
+            let refused = refused.map(|failure| self.refused(shared, &failure, kept.bytes()));
+            if let Some(why) = refused.as_ref().filter(|why| why.fate() != Some(Fate::Refused)) {
+                // Room, its time, or a change of the topic, ends its wait.
+                if why.kind() == Kind::NotFound {
+                    shared.topics.doubt(&self.topic);
+                }
                 handing.kept.push_front(kept);
-                return;
+                return None;
             }
-            producer.handed_over(1);
             handing.kept_bytes -= kept.bytes();
             shared.kept.fetch_sub(1, Ordering::AcqRel);
+            match refused {
+                Some(why) => return Some((Ticket(kept.ticket), Outcome::Refused(why))),
+                None => producer.handed_over(1),
+            }
         }
+        None
     }
 
     fn not_made(&self) -> Error {
         error(Kind::BackendDown, format!("`{}` could not be published to in time: it is not ready", self.topic))
     }
 
-    /// Lets go of the client that published.
-    pub fn forget_client(&self) {
-        self.handing.lock().topic = None;
+    /// Lets go of the client that published. The partitions know nothing of the next one: they are asked again.
+    pub fn forget_client(&self, shared: &Shared) {
+        let mut handing = self.handing.lock();
+        (handing.topic, handing.there_at) = (None, None);
+        shared.topics.doubt(&self.topic);
+    }
+
+    /// Whether records wait for the topic.
+    pub fn keeps_any(&self) -> bool {
+        !self.handing.lock().kept.is_empty()
     }
 
     fn refused(&self, shared: &Arc<Shared>, failure: &Failure, bytes: usize) -> Error {

@@ -249,7 +249,7 @@ impl Shared {
         self.make_soon(topic);
         let mut destinations = self.destinations.lock();
         if destinations.len() >= crate::limits::TOPICS_MAX {
-            destinations.clear();
+            destinations.retain(|_, own| own.keeps_any());
         }
         let found = destinations.entry((topic.to_owned(), kind));
         Ok(Arc::clone(found.or_insert_with(|| Arc::new(KafkaDestination::new(self, topic, kind)))))

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::error::{error, is_denied, kind, of};
-use super::raw::{About, Client, Delivered, Event, Failure, Persisted, Queue, Role};
+use super::raw::{About, Client, Code, Delivered, Event, Failure, Persisted, Queue, Role};
 use super::{login, Shared};
 use crate::broker::{Level, Outcome, Ticket};
 use crate::error::{Error, Kind, Result};
@@ -147,17 +147,22 @@ impl Producer {
     fn flush(&self, shared: &Arc<Shared>, deadline: Deadline) {
         let queue = &self.queue;
         let step = |until: Deadline| until.left().unwrap_or(QUIET).min(Duration::from_millis(50));
-        while self.client.unfinished() > 0 && !deadline.has_passed() {
+        // A cluster that says nothing for so long is not waited for, whatever time there is.
+        let mut patience = Deadline::after(Some(shared.settings.confirm_timeout));
+        while self.client.unfinished() > 0 && !deadline.has_passed() && !patience.has_passed() {
             if let Some(event) = queue.poll(step(deadline)) {
                 self.hear(shared, event);
+                patience = Deadline::after(Some(shared.settings.confirm_timeout));
             }
         }
         *self.gate.write() = Gate::Shut;
         shared.tend_kept();
-        self.client.purge();
         let last = Deadline::after(Some(PURGE_MAX));
-        while self.client.unfinished() > 0 && !last.has_passed() {
-            if let Some(event) = queue.poll(step(last)) {
+        // As long as the backend lives each record has its ending: one that is between two brokers is not purged at
+        // once.
+        while self.client.unfinished() > 0 && !(last.has_passed() && shared.is_closed()) {
+            self.client.purge();
+            if let Some(event) = queue.poll(step(Deadline::after(None))) {
                 self.hear(shared, event);
             }
         }
@@ -205,7 +210,6 @@ impl Producer {
     }
 
     fn on_failure(&self, shared: &Shared, failure: Failure) {
-        use super::raw::Code;
         let all_down = failure.code == Code::AllBrokersDown;
         if failure.code == Code::Authentication && self.without_token.swap(false, Ordering::AcqRel) {
             *self.last.lock() = Some(failure);
@@ -266,13 +270,16 @@ impl Producer {
             let text = format!("the cluster did not confirm: {failure}");
             return Outcome::Unknown(with_cause(error(Kind::OutcomeUnknown, text)));
         }
-        if let Some(why) = shared.topics.last_refusal(&topic) {
+        let is_given_up = matches!(failure.code, Code::PurgeQueue | Code::PurgeInflight);
+        if let Some(why) = shared.topics.last_refusal(&topic).filter(|_| !is_given_up) {
             return Outcome::Refused(why);
         }
         let said = of(&format!("the cluster did not take a message for `{topic}`"), &failure);
         match said.kind() {
             Kind::BackendDown => Outcome::NotSent(with_cause(said)),
             Kind::Timeout if shared.is_linked() => Outcome::NotSent(with_cause(said)),
+            // A topic that was deleted is made again, for those who wait for it.
+            Kind::NotFound if (shared.settings.patience)(&topic) => Outcome::NotSent(with_cause(said)),
             Kind::Timeout => {
                 let text = format!("the cluster could not be reached: {failure}");
                 Outcome::NotSent(with_cause(error(Kind::BackendDown, text)))

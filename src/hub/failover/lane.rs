@@ -19,6 +19,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::policy::{decide, keeps, need, Backlog, Case, Choice, Need};
 use super::record::{At, Record};
@@ -334,6 +335,24 @@ impl Lane {
         if self.records.get(index).is_some_and(|record| record.at == At::Withdrawing) {
             let completed = if ok { Completed::NotSent } else { Completed::Unknown };
             self.end(index, completed, Fate::Unknown, out);
+        }
+    }
+
+    /// Waits no longer for the endings of what has flown for so long and is not stored: each gets its place in the
+    /// store, and its copy owes its ending.
+    pub fn overdue(&mut self, now: Moment, limit: Duration, out: &mut Vec<LaneAction>) {
+        let mut index = 0;
+        while let Some(record) = self.records.get_mut(index) {
+            let seq = record.seq;
+            if let (At::Flying { epoch, since }, false) = (record.at, record.stored) {
+                if now.since(since) < limit {
+                    break;
+                }
+                record.open_copy = Some(epoch);
+                self.held_up = self.held_up.or(Some(since));
+                self.put_back(index, Ending::Unknown, out);
+            }
+            index += usize::from(self.records.get(index).is_some_and(|record| record.seq == seq));
         }
     }
 

@@ -70,7 +70,8 @@
 //! - Sixty-four local groups can be shown provisional copies; a group is one bit.
 //! - Order in a lane is that of one connection, which a client keeps. A client that ends one record as
 //!   `NotSent` or `Unknown`, goes on, and delivers later ones of the same lane has broken it: such an ending
-//!   is to be told with the end of the destination's epoch (`Gone`).
+//!   is to be told with the end of the destination's epoch (`Gone`), or not be made at all: with `one_copy` the
+//!   client keeps what it has over every loss, and a record is not sent again while a copy of it owes its ending.
 //! - A task that was done here and whose removal a crash undid is done again; its order is lost with it.
 //!   The same holds for what was evicted.
 //! - Each `Append`, `Mark` and `Withdraw` has to be answered once; a store that forgets one stops the lane.
@@ -211,6 +212,7 @@
 //! direct fail | Direct | unknown | - | Complete(Unknown)
 //! direct | Direct | epoch | Appending | Append(maybe_dup)
 //! direct fail | Direct | epoch | - | Complete(Unknown)
+//! direct | Direct | overdue | Appending | Append(maybe_dup)
 //! direct | Direct | timed_out | = | Complete(Unknown)
 //! direct | Direct | not taken | - |
 //! stored | Appending | appended | Queued | Complete(Disk)

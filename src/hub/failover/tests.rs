@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::backend::{Action, Backend, BackendConfig, Command, Input, Sign, State};
 use super::destination::{Deed, Destination, DestinationConfig, Seen, Standing};
-use super::lane::{Ask, Completed, Decision, Fate, Kind, Lane, LaneAction, Place, Rules, Verdict};
+use super::lane::{Ask, Completed, Decision, Fate, Kind, Lane, LaneAction, Place, Probe, Rules, Verdict};
 use super::policy::{OnOutage, Room};
 use super::timers::{Timer, KINDS};
 use super::{Ending, Gate, Level, Way, Word};
@@ -421,6 +421,7 @@ impl Script {
                 self.gate.epoch += 1;
                 self.lane.meet(self.gate, out);
             }
+            "overdue" => lane.overdue(now, Duration::ZERO, out),
             "late" => self.now = Moment(2),
             "shut" => self.gate.way = Way::Spool,
             "confirmed" => lane.complete(seq, self.sent, Ending::Confirmed, rules, out),
@@ -553,6 +554,19 @@ fn an_ending_counts_for_its_own_copy_alone() {
     assert_eq!(script.place(), "Flying");
     ["epoch", "not_sent", "forward"].iter().for_each(|word| script.does(word));
     assert!(matches!(script.out.last(), Some(LaneAction::Send { maybe_dup: true, epoch: 3, .. })), "{:?}", script.out);
+}
+
+#[test]
+fn a_copy_that_has_no_ending_is_the_only_one() {
+    let mut script = Script::new();
+    script.rules.one_copy = true;
+    script.lane = Lane::new(false, &script.rules);
+    ["direct", "epoch", "appended", "late", "forward"].iter().for_each(|word| script.does(word));
+    assert_eq!((script.place().as_str(), script.lane.oldest_flight()), ("Queued", Some(Moment(2))));
+    let probe = script.lane.probe(script.now, script.gate, &mut script.out);
+    assert_eq!(probe, Some(Probe { seq: script.seq, awaits: Some(1) }));
+    ["unknown", "forward"].iter().for_each(|word| script.does(word));
+    assert!(matches!(script.out.last(), Some(LaneAction::Send { maybe_dup: true, .. })), "{:?}", script.out);
 }
 
 #[test]

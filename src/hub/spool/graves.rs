@@ -4,10 +4,12 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Spool;
+use super::topic::{SpoolTopic, State};
+use super::{After, Spool};
 use crate::broker::embedded::disk::SpoolRows;
 use crate::broker::Wake;
 use crate::clock::Moment;
+use crate::error::Error;
 use crate::message::{Message, TopicKind};
 
 /// Pause before a dead letter that could not be written is tried again.
@@ -23,6 +25,20 @@ pub(super) struct Dead {
     pub row: Option<(Arc<SpoolRows>, u64)>,
     /// When that is tried.
     pub at: Moment,
+}
+
+impl SpoolTopic {
+    /// A record was refused after its publish was told success.
+    pub(super) fn dies(&self, spool: &Spool, state: &mut State, seq: u64, after: &mut After) {
+        let Some(kept) = state.records.get_mut(&seq) else { return };
+        kept.is_dead = true;
+        let (row, at) = (self.rows().cloned().map(|rows| (rows, seq)), spool.context.clock.now());
+        let why = kept.why.as_ref().map_or("refused by the server", Error::message).to_owned();
+        if let Some(message) = kept.message.clone() {
+            spool.dies(message.size());
+            after.dead.push(Dead { message, kind: self.kind(), why, row, at });
+        }
+    }
 }
 
 impl Spool {

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use self::fates::Ended;
 use self::graves::Dead;
 use self::local::LocalSource;
 use self::probing::Probed;
@@ -48,6 +49,7 @@ use crate::runtime::Pending;
 use crate::sync::{Bell, Deadline, Mutex, RwLock};
 
 mod disk;
+mod fates;
 mod graves;
 mod local;
 mod probing;
@@ -72,6 +74,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(super) struct After {
     outcomes: Vec<(Ticket, Outcome)>,
     dead: Vec<Dead>,
+    fates: Vec<Ended>,
     /// The lanes have changed: publishers that wait may ask again.
     wakes: bool,
     /// What the machine of the backend is to hear, and those of topics.
@@ -89,10 +92,11 @@ pub(super) struct After {
 
 impl After {
     fn is_empty(&self) -> bool {
-        let Self { outcomes, dead, wakes, inputs, seen, counts, local, warnings, server_full: _ } = self;
+        let Self { outcomes, dead, fates, wakes, inputs, seen, counts, local, warnings, server_full: _ } = self;
         warnings.is_empty()
             && outcomes.is_empty()
             && dead.is_empty()
+            && fates.is_empty()
             && inputs.is_empty()
             && seen.is_empty()
             && !(*wakes || *counts || *local)
@@ -130,6 +134,8 @@ pub(super) struct Spool {
     closing: AtomicBool,
     /// When the server last confirmed a record of a topic that is not kept; 0: never.
     others_confirmed: AtomicU64,
+    /// Since when its client takes nothing more, as too much has no ending; 0: it does.
+    full_since: AtomicU64,
     /// Dead letters that are to be written; those that are being written are counted, too.
     graves: Mutex<Vec<Dead>>,
     dead: AtomicU64,
@@ -214,6 +220,7 @@ impl Spool {
             emptied: Bell::new(),
             closing: AtomicBool::new(false),
             others_confirmed: AtomicU64::new(0),
+            full_since: AtomicU64::new(0),
             graves: Mutex::default(),
             dead: AtomicU64::new(0),
             sources: Mutex::default(),
@@ -283,6 +290,7 @@ impl Spool {
     fn on_outcomes(&self, outcomes: &mut Vec<(Ticket, Outcome)>) {
         let mut after = After::default();
         let mut others = Vec::new();
+        self.full_since.store(0, Ordering::Release);
         {
             let topics = self.topics.read();
             for (ticket, outcome) in outcomes.drain(..) {
@@ -326,6 +334,7 @@ impl Spool {
         if !after.outcomes.is_empty() {
             self.sink.complete(&mut after.outcomes);
         }
+        self.tell_fates(after.fates);
         if after.wakes {
             self.wake();
         }
@@ -369,6 +378,13 @@ impl Spool {
     fn take_out(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::AcqRel);
         self.backlog.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Its client takes nothing more.
+    fn is_full(&self, after: &mut After) {
+        after.server_full = true;
+        let now = self.context.clock.now().0.max(1);
+        let _ = self.full_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Publishes that wait for a server that is away need not wait any longer: the hub closes.

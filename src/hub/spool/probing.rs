@@ -35,6 +35,9 @@ impl Spool {
         good: bool,
         after: &mut After,
     ) -> bool {
+        if !good && epoch.is_some_and(|epoch| self.is_awaited(topic, seq, epoch)) {
+            return true;
+        }
         let mut probe = self.probe.lock();
         let of_server = probe.filter(|(of, own)| {
             let is_it = |epoch| epoch >> 32 == u64::from(*of) || own.probe.awaits == Some(epoch);
@@ -52,6 +55,13 @@ impl Spool {
             after.seen.push((Arc::clone(topic), Some(of), seen));
         }
         of_topic.is_some()
+    }
+
+    /// Whether a probe, of the server or of the topic, awaits the ending of this older copy.
+    pub(super) fn is_awaited(&self, topic: &SpoolTopic, seq: u64, epoch: u64) -> bool {
+        let is_it = |probe: &Probe| probe.seq == seq && probe.awaits == Some(epoch);
+        let of_server = self.probe.lock().is_some_and(|(_, own)| own.base == topic.base() && is_it(&own.probe));
+        of_server || topic.standing.is_tried_by(is_it)
     }
 
     /// Sends one record to see whether the server takes it.

@@ -3,15 +3,16 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::topic::SpoolTopic;
+use super::topic::{LaneKey, SpoolTopic};
 use super::{After, Probed, Spool};
 use crate::broker::Wake;
 use crate::clock::{Clock, Moment};
 use crate::hub::failover::backend::{Input, Sign};
 use crate::hub::failover::destination::{Deed, Destination, DestinationConfig, Seen, Standing as State};
 use crate::hub::failover::lane::Probe;
-use crate::hub::failover::{blame, Blame, Word};
+use crate::hub::failover::{blame, is_stuck, Blame, Word};
 use crate::sync::Mutex;
 
 /// The standing of a topic.
@@ -58,6 +59,10 @@ impl Standing {
         Some(self.confirmed.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment)
     }
 
+    pub(super) fn is_tried_by(&self, is_it: impl Fn(&Probe) -> bool) -> bool {
+        self.tried.lock().is_some_and(|(_, own)| is_it(&own))
+    }
+
     /// Whether a record is the one that was tried, by its copy of this epoch, or any; answers the epoch that it shows
     /// the standing of.
     pub(super) fn of_tried(&self, seq: u64, epoch: Option<u64>) -> Option<u32> {
@@ -66,6 +71,22 @@ impl Standing {
             own.seq == seq && epoch.is_none_or(is_it)
         });
         tried.map(|(of, _)| of)
+    }
+}
+
+impl SpoolTopic {
+    /// What is not confirmed in time is kept; its copy goes on.
+    fn keep_overdue(&self, spool: &Spool, now: Moment, limit: Duration) {
+        let mut after = After::default();
+        {
+            let mut state = self.lock();
+            let gate = self.gate(spool);
+            let keys: Vec<LaneKey> = state.lanes.keys().cloned().collect();
+            for key in keys {
+                self.with_lane(spool, &mut state, &key, gate, &mut after, |lane, out| lane.overdue(now, limit, out));
+            }
+        }
+        spool.finish(after);
     }
 }
 
@@ -103,7 +124,7 @@ impl Spool {
                 // What the client tells later is of an epoch that is over.
                 Deed::Purge { .. } => topic.server.look_again(),
                 Deed::Doubt { since } => {
-                    if blame(since, self.last_confirm_but(topic)) == Blame::Backend {
+                    if blame(since, self.last_confirm()) == Blame::Backend {
                         self.driver.input(Input::Link(self.driver.view().epoch, Sign::Sick));
                     }
                 }
@@ -148,17 +169,16 @@ impl Spool {
         }
     }
 
-    fn last_confirm_but(&self, topic: &Arc<SpoolTopic>) -> Option<Moment> {
-        let topics = self.topics.read();
-        let others = topics.by_number.iter().filter(|own| !Arc::ptr_eq(own, topic));
-        let others = others.filter_map(|own| own.standing.last_confirm()).max();
+    /// When the server last confirmed anything, of whatever topic: one partition may be away while others are not.
+    fn last_confirm(&self) -> Option<Moment> {
+        let of_topics = self.topics.read().by_number.iter().filter_map(|own| own.standing.last_confirm()).max();
         let bare = Some(self.others_confirmed.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment);
-        others.max(bare)
+        of_topics.max(bare)
     }
 
     /// Whether a confirm takes too long, and whose fault that is.
     pub fn check_confirms(&self, epoch: u32) {
-        let now = self.context.clock.now();
+        let (now, confirmed) = (self.context.clock.now(), self.last_confirm());
         let mut sign = Sign::InTime;
         for topic in self.topics() {
             let factor = if topic.rules.one_copy { 1 } else { super::OVERDUE_FACTOR };
@@ -167,11 +187,18 @@ impl Spool {
             if !topic.standing.is_late.swap(late.is_some(), Ordering::AcqRel) && late.is_some() {
                 topic.server.look_again();
             }
-            match late.map(|sent| blame(sent, self.last_confirm_but(&topic))) {
+            if late.is_some() && topic.rules.one_copy {
+                topic.keep_overdue(self, now, limit);
+            }
+            match late.map(|sent| blame(sent, confirmed)) {
                 None => {}
                 Some(Blame::Backend) => sign = Sign::Overdue,
                 Some(Blame::Destination) => self.saw(&topic, None, Seen::Overdue),
             }
+        }
+        let full = Some(self.full_since.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment);
+        if is_stuck(now, full, confirmed, self.confirm_timeout) {
+            sign = Sign::Sick;
         }
         self.driver.input(Input::Link(epoch, sign));
     }

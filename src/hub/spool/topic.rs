@@ -6,7 +6,6 @@ use std::sync::{Arc, Weak};
 
 use self::publishing::Publishing;
 use super::disk::NewRow;
-use super::graves::Dead;
 use super::standing::Standing;
 use super::{After, Probed, Spool};
 use crate::broker::embedded::disk::{SpoolRows, SpoolSink};
@@ -316,6 +315,10 @@ impl SpoolTopic {
         let goes_on = gate.way == Way::Open && ending == Ending::Confirmed;
         self.with_lane(spool, &mut state, &key, gate, after, |lane, out| {
             lane.complete(seq, epoch, ending, &self.rules, out);
+            // The copy that a probe awaited is over, and shows nothing of the server: another one does.
+            if matches!(ending, Ending::NotSent | Ending::Unknown) && spool.is_awaited(self, seq, epoch) {
+                lane.probe(now, gate, out);
+            }
             // What came meanwhile goes at once, or a busy lane would never be direct again.
             if goes_on && (1..=SHORT_BACKLOG).contains(&lane.backlog()) && !spool.is_paused() {
                 lane.forward(now, gate, SHORT_BACKLOG as u64, out);
@@ -396,9 +399,13 @@ impl SpoolTopic {
                         if let Some(lane) = state.lanes.get_mut(key) {
                             lane.complete(seq, epoch, ending, &self.rules, actions);
                         }
-                        self.on_probe(spool, seq, Some(epoch), ending == Ending::Refused, after);
+                        if why.kind() == Kind::Full {
+                            // That says nothing of the server.
+                            spool.is_full(after);
+                        } else {
+                            self.on_probe(spool, seq, Some(epoch), ending == Ending::Refused, after);
+                        }
                         if ending == Ending::NotSent {
-                            after.server_full |= why.kind() == Kind::Full;
                             stopped.get_or_insert(why);
                         }
                     }
@@ -415,7 +422,7 @@ impl SpoolTopic {
                     }
                     self.complete(state, key, seq, completed, after);
                 }
-                LaneAction::Fate { seq, fate } => self.end(spool, state, seq, fate),
+                LaneAction::Fate { seq, fate } => self.end(spool, state, seq, fate, after),
                 LaneAction::DeadLetter { seq } => self.dies(spool, state, seq, after),
                 LaneAction::Alarm { .. } => {}
                 LaneAction::Wake => after.wakes = true,
@@ -430,18 +437,6 @@ impl SpoolTopic {
         let is_dead = state.records.get(&seq).is_some_and(|kept| kept.is_dead);
         if let Some(rows) = self.rows.as_ref().filter(|_| !is_dead) {
             rows.remove(seq);
-        }
-    }
-
-    /// A record was refused after its publish was told success.
-    fn dies(&self, spool: &Spool, state: &mut State, seq: u64, after: &mut After) {
-        let Some(kept) = state.records.get_mut(&seq) else { return };
-        kept.is_dead = true;
-        let (row, at) = (self.rows.clone().map(|rows| (rows, seq)), spool.context.clock.now());
-        let why = kept.why.as_ref().map_or("refused by the server", Error::message).to_owned();
-        if let Some(message) = kept.message.clone() {
-            spool.dies(message.size());
-            after.dead.push(Dead { message, kind: self.kind, why, row, at });
         }
     }
 
@@ -468,8 +463,9 @@ impl SpoolTopic {
     }
 
     /// The end of a record whose publish was told before.
-    fn end(&self, spool: &Spool, state: &mut State, seq: u64, fate: LaneFate) {
-        state.records.remove(&seq);
+    fn end(&self, spool: &Spool, state: &mut State, seq: u64, fate: LaneFate, after: &mut After) {
+        let ended = state.records.remove(&seq).and_then(|kept| self.ended(spool, kept.message, fate, kept.why));
+        after.fates.extend(ended);
         spool.count(fate);
     }
 

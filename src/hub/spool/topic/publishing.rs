@@ -203,7 +203,9 @@ impl Publishing<'_> {
         }
         match taken.stopped {
             Some(stopped) => {
-                self.after.server_full |= stopped.kind() == Kind::Full;
+                if stopped.kind() == Kind::Full {
+                    self.spool.is_full(self.after);
+                }
                 Err((from + taken.count, stopped))
             }
             None if taken.count < records.len() => {
