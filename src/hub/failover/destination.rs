@@ -71,7 +71,8 @@ pub enum Seen {
 pub enum Deed {
     /// Publish its gate word.
     SetGate(Word),
-    /// Take back what the client library still holds for it, if it can: the epoch is over.
+    /// The epoch is over: look whether it is there at all. What the client still holds for it may be taken back, if all
+    /// of it is.
     Purge {
         /// The epoch that is over.
         epoch: u32,

@@ -37,8 +37,9 @@
 //! - A lane that is idle is dropped; it is made again by the next publish. Numbers rise for the hub and
 //!   all its runs: a new run begins above every number that an earlier one gave.
 //! - At `CheckConfirms` a driver looks at the oldest record in flight of each destination ([`blame`]) and at
-//!   the client's window, where that can be full without an end ([`is_stuck`], told as `Sick`). Those of
-//!   RabbitMQ and Kafka cannot.
+//!   the client's window, where that can be full without an end ([`is_stuck`], told as `Sick`). Where a client
+//!   ends nothing for its time alone (`one_copy`), what is overdue is stored ([`lane::Lane::overdue`]), so that
+//!   its caller is told, while its copy goes on.
 //! - Facts for the backend ([`backend::Input::Spool`]) may be reported at any time; the sweep, each second,
 //!   makes up for a report or a wake-up that was missed.
 //! - Leases and provisional copies are for the time of an outage: there are none while the gate is open.

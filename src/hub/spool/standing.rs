@@ -121,7 +121,7 @@ impl Spool {
                     self.driver.look();
                     self.report();
                 }
-                // What the client tells later is of an epoch that is over.
+                // Nothing is taken back: what the client holds goes first, in order, when the topic is back.
                 Deed::Purge { .. } => topic.server.look_again(),
                 Deed::Doubt { since } => {
                     if blame(since, self.last_confirm()) == Blame::Backend {
