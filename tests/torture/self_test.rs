@@ -102,7 +102,7 @@ const CASES: &[Case] = &[
     }),
     ("C9: a hole in peace", || {
         breaks("C9", |history| {
-            let hole = |at: u64| (20 * SECOND..27 * SECOND).contains(&at);
+            let hole = |at: u64| (20 * SECOND..29 * SECOND).contains(&at);
             history.attempts.retain(|_, own| !hole(own.at));
             history.deliveries.retain(|own| !hole(own.at));
             // Offsets that are missing would be another matter.

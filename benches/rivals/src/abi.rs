@@ -130,8 +130,12 @@ extern "C" {
         err: *mut *mut hmq_error,
     ) -> hmq_status;
     pub fn hmq_wait_forwarded(hub: *mut hmq_hub, timeout_ms: i32, err: *mut *mut hmq_error) -> hmq_status;
-    pub fn hmq_health(hub: *mut hmq_hub, json: *mut *mut c_char, len: *mut usize, err: *mut *mut hmq_error)
-        -> hmq_status;
+    pub fn hmq_health(
+        hub: *mut hmq_hub,
+        json: *mut *mut c_char,
+        len: *mut usize,
+        err: *mut *mut hmq_error,
+    ) -> hmq_status;
     pub fn hmq_free(text: *mut c_void);
     pub fn hmq_purge(
         hub: *mut hmq_hub,

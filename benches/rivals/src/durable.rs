@@ -66,7 +66,11 @@ impl Ours {
         let meter = Meter::start();
         let end = Instant::now() + time;
         let count = self.outcomes.publish(&publisher, &record_of(&body), GROUP, |_| {
-            if Instant::now() < end { GROUP / 2 } else { 0 }
+            if Instant::now() < end {
+                GROUP / 2
+            } else {
+                0
+            }
         });
         let sample = meter.rate(count);
         self.hub.purge(TOPIC);

@@ -121,6 +121,11 @@ impl Drop for Hub {
 /// An inbox; freed with its drop.
 pub struct Inbox(*mut hmq_inbox);
 
+// SAFETY: the header allows every thread to use a handle.
+unsafe impl Send for Inbox {}
+// SAFETY: as above, and all at once; it names one that polls.
+unsafe impl Sync for Inbox {}
+
 impl Inbox {
     /// Fills `events` with what comes first; answers how many.
     pub fn poll(&self, events: &mut [hmq_event]) -> usize {
@@ -157,6 +162,8 @@ pub struct Publisher {
 
 // SAFETY: the header allows every thread to use a handle; the records point at what one call lends.
 unsafe impl Send for Publisher {}
+// SAFETY: the header allows all threads to use a handle at once; the records are used by one that has it for itself.
+unsafe impl Sync for Publisher {}
 
 impl Publisher {
     /// For calls that are not here.

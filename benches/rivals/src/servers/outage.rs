@@ -104,7 +104,10 @@ impl Rows {
             let rounds: Vec<Outage> = (0..self.plan.pairs.min(5)).map(|_| self.outage(side, "kill", "start")).collect();
             let call = quartiles(rounds.iter().map(|round| round.call_ms)).median;
             let gap = quartiles(rounds.iter().map(|round| round.gap_ms)).median;
-            let what = format!("{} killed under 10 k/s: p99.9 of a call; from the last confirm to the first kept", side.name());
+            let what = format!(
+                "{} killed under 10 k/s: p99.9 of a call; from the last confirm to the first kept",
+                side.name()
+            );
             let value = format!("{call:.3} ms; {gap:.1} ms");
             self.alone("F1", what, value, "≤ 20 ms", verdict_low(call.max(gap), 20.0));
         }
@@ -243,10 +246,8 @@ impl Rows {
         let cluster = kafka::Cluster::open(self.kafka);
         let topic = cluster.topic(kafka::NATIVE);
         let load = events(&topic.name);
-        let (mut ours, mut plain) = (
-            kafka::Ours::opened(&cluster, kafka::Codec::Lz4, true),
-            kafka::Ours::open(&cluster, kafka::Codec::Lz4),
-        );
+        let (mut ours, mut plain) =
+            (kafka::Ours::opened(&cluster, kafka::Codec::Lz4, true), kafka::Ours::open(&cluster, kafka::Codec::Lz4));
         for side in [&mut ours, &mut plain] {
             side.fill(&load, 1);
         }
