@@ -104,9 +104,9 @@ torture-long: test-infra-start
 	@$(call TORTURE_RUN,--profile fast,$(TORTURE_MINUTES)); \
 	for pairing in rabbitmq kafka both; do for spool in memory disk; do run $$pairing $$spool || exit 1; done; done
 
-# Those with one server each run side by side.
+# Those with one server each run side by side, debug builds all of them: what is a matter of time has twice as much.
 torture-quick: test-infra-start
-	@$(call TORTURE_RUN,,$(TORTURE_QUICK_MINUTES)); \
+	@$(call TORTURE_RUN,,$(TORTURE_QUICK_MINUTES) --slack 2); \
 	for spool in memory disk; do \
 	    run rabbitmq $$spool & run kafka $$spool && wait $$! && run both $$spool || { wait; exit 1; }; \
 	done

@@ -187,6 +187,8 @@ pub struct Traits {
 #[derive(Debug, Clone, Default)]
 pub struct History {
     pub run: String,
+    /// What the limits of time are multiplied by.
+    pub slack: u64,
     pub topics: BTreeMap<String, Traits>,
     pub attempts: BTreeMap<Name, Attempt>,
     /// Intents that were written a second time, outcomes without an intent, lines that cannot be read.

@@ -19,6 +19,7 @@ pub fn name(topic: &str, seq: u64) -> Name {
 pub fn peaceful() -> History {
     let mut history = History {
         run: "run".to_owned(),
+        slack: 1,
         load: (SECOND, COUNT * SECOND),
         before: Usage { rss: 100 << 20, descriptors: 20, threads: 10 },
         after: Usage { rss: 101 << 20, descriptors: 20, threads: 10 },

@@ -17,6 +17,7 @@ The torture checker: a hub under faults of its servers, its network and its own 
     --seed N                       chooses faults, their order and times; printed by every run (default: by the clock)
     --faults LIST                  only these, of: kill,stop,pause,reset,blackhole,alarm,reopen,host-kill,disk-full
     --mutant NAME                  early-ack, drop, swap or double: a layer before the hub that breaks a promise; all: each in turn
+    --slack N                      times the limits of C9, for debug builds on a busy machine (default: 1)
     --report FILE                  adds the line of the results table to this file
     --keep                         keeps the logs of a run that passes, too
 
@@ -37,6 +38,7 @@ pub struct Options {
     /// Empty: all that fit.
     pub faults: Vec<String>,
     pub mutant: Option<Mutant>,
+    pub slack: u64,
     pub report: Option<PathBuf>,
     pub keep: bool,
 }
@@ -57,13 +59,14 @@ pub enum Job {
 
 pub const FAULTS: [&str; 9] =
     ["kill", "stop", "pause", "reset", "blackhole", "alarm", "reopen", "host-kill", "disk-full"];
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
     "--pairing",
     "--spool",
     "--minutes",
     "--seed",
     "--faults",
     "--mutant",
+    "--slack",
     "--report",
     "--keep",
     "--help",
@@ -83,6 +86,7 @@ pub fn parse(arguments: &[String]) -> Result<Job, String> {
         seed: crate::host::now_us() % 1_000_000,
         faults: Vec::new(),
         mutant: None,
+        slack: 1,
         report: None,
         keep: false,
     };
@@ -120,6 +124,7 @@ pub fn parse(arguments: &[String]) -> Result<Job, String> {
             }
             "--mutant" if value == "all" => all_mutants = true,
             "--mutant" => options.mutant = Some(Mutant::parse(value).ok_or_else(wrong)?),
+            "--slack" => options.slack = value.parse().ok().filter(|slack| *slack > 0).ok_or_else(wrong)?,
             "--report" => options.report = Some(PathBuf::from(value)),
             "--host" => host = Some(PathBuf::from(value)),
             "--life" => life = value.parse().map_err(|_| wrong())?,

@@ -48,7 +48,8 @@ pub fn run(options: &Options) -> Result<Report, String> {
     println!("torture: {}", replay_line(options));
     let host = Process::start(&dir.path, 1)?;
     pass(WARM_UP);
-    let mut history = History { run: setup.run.clone(), before: host.usage(), ..History::default() };
+    let (run, before, slack) = (setup.run.clone(), host.usage(), options.slack);
+    let mut history = History { run, before, slack, ..History::default() };
     history.kinds[0] = host.descriptors();
     let field = Field {
         dir: dir.path.clone(),

@@ -7,11 +7,15 @@ use crate::history::{Break, Ending, History, Level, Partition};
 use crate::setup::{Side, CONSUMERS, PRODUCERS, SPOOL_BYTES_MAX, WINDOW};
 
 const SECOND: u64 = 1_000_000;
-/// A server that is back must take messages within this.
+/// A server that is back must take messages within this, times the slack of the run.
 const RECOVERY: u64 = 15 * SECOND;
 /// In peace something must be confirmed, and delivered, within this: a producer publishes to both servers, and a call to
 /// one that is away may take its 5 s first.
 const HOLE: u64 = 8 * SECOND;
+
+fn recovery(history: &History) -> u64 {
+    RECOVERY * history.slack
+}
 
 pub fn c8_unknown_has_a_cause(history: &History) -> Vec<Broken> {
     let mut broken = Vec::new();
@@ -20,7 +24,7 @@ pub fn c8_unknown_has_a_cause(history: &History) -> Vec<Broken> {
         let Some(outcome) = attempt.outcome().filter(|outcome| outcome.ending == Ending::Unknown) else { continue };
         count += 1;
         let Some(side) = history.side(&attempt.name.topic) else { continue };
-        if !history.faults(side).any(|fault| fault.overlaps(attempt.at.saturating_sub(RECOVERY), outcome.at)) {
+        if !history.faults(side).any(|fault| fault.overlaps(attempt.at.saturating_sub(recovery(history)), outcome.at)) {
             broken.push(Broken::of("C8", &attempt.name, format!("unknown ({}), and no fault near it", outcome.kind)));
         }
     }
@@ -36,15 +40,15 @@ pub fn c9_it_goes_on(history: &History) -> Vec<Broken> {
     let mut broken = Vec::new();
     for side in sides(history) {
         for (fault, took) in recoveries(history, side) {
-            if took.is_none_or(|took| took > RECOVERY) {
+            if took.is_none_or(|took| took > recovery(history)) {
                 let text =
-                    format!("{}: {} was over, and no publish reached the server within 15 s", side.name(), fault.what);
+                    format!("{}: {} was over, and no publish reached the server in time", side.name(), fault.what);
                 broken.push(Broken::run("C9", text));
             }
         }
         for (what, times) in [("confirmed", confirmed(history, side, false)), ("delivered", delivered(history, side))] {
             for (from, to) in calm(history, side) {
-                if let Some(hole) = longest_hole(&times, from, to).filter(|hole| *hole > HOLE) {
+                if let Some(hole) = longest_hole(&times, from, to).filter(|hole| *hole > HOLE * history.slack) {
                     let text = format!("{}: nothing {what} for {} ms in peace", side.name(), hole / 1000);
                     broken.push(Broken::run("C9", text));
                 }
@@ -67,9 +71,9 @@ fn recoveries(history: &History, side: Side) -> Vec<(&Break, Option<u64>)> {
     let mut all = Vec::new();
     for fault in history.faults(side) {
         let took = ready.iter().find(|at| **at >= fault.to).map(|at| at - fault.to);
-        let deadline = fault.to + RECOVERY;
+        let deadline = fault.to + recovery(history);
         let disturbed = history.faults(side).any(|other| other != fault && other.overlaps(fault.to, deadline));
-        if took.is_some_and(|took| took <= RECOVERY) || (!disturbed && deadline <= history.load.1) {
+        if took.is_some_and(|took| took <= recovery(history)) || (!disturbed && deadline <= history.load.1) {
             all.push((fault, took));
         }
     }
@@ -105,7 +109,7 @@ fn calm(history: &History, side: Side) -> Vec<(u64, u64)> {
         if fault.from > from {
             parts.push((from, fault.from));
         }
-        from = from.max(fault.to + RECOVERY);
+        from = from.max(fault.to + recovery(history));
     }
     parts.push((from, history.load.1));
     parts.retain(|(from, to)| from < to);
