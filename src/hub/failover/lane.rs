@@ -37,6 +37,9 @@ pub struct Lane {
     one_copy: bool,
     /// Since when it is held up by the ending that a copy owes.
     held_up: Option<Moment>,
+    /// All before this number are known to be on their way; to look again at each of many thousands for every one that
+    /// follows would take longer than to send it.
+    clear_to: u64,
     pub(super) records: VecDeque<Record>,
     /// The newest epoch that this lane has met.
     epoch: u64,
@@ -54,7 +57,17 @@ impl Lane {
     }
 
     fn empty(keyed: bool, one_copy: bool) -> Self {
-        Self { keyed, one_copy, held_up: None, records: VecDeque::new(), epoch: 0, stored: 0, on_way: 0, held: None }
+        Self {
+            keyed,
+            one_copy,
+            held_up: None,
+            clear_to: 0,
+            records: VecDeque::new(),
+            epoch: 0,
+            stored: 0,
+            on_way: 0,
+            held: None,
+        }
     }
 
     /// Makes an idle lane as good as new; it keeps its memory, so a table that reuses lanes allocates
@@ -356,33 +369,6 @@ impl Lane {
         }
     }
 
-    /// Drops what has expired in the spool.
-    pub fn expire(&mut self, now: Moment, out: &mut Vec<LaneAction>) {
-        let mut index = 0;
-        while let Some(record) = self.records.get(index) {
-            if record.at == At::Queued && record.expires <= now {
-                self.expired(index, out);
-            } else {
-                index += 1;
-            }
-        }
-    }
-
-    /// The record that [`evict`](Self::evict) would take.
-    pub fn evictable(&self) -> Option<u64> {
-        let waits = |record: &&Record| record.at == At::Queued && record.owes.is_none();
-        self.records.iter().find(waits).map(|record| record.seq)
-    }
-
-    /// Evicts the oldest record that waits in the spool and has been answered for; `None` if there
-    /// is none. A record whose call still waits would be told an end that a crash could undo.
-    pub fn evict(&mut self, out: &mut Vec<LaneAction>) -> Option<u64> {
-        let seq = self.evictable()?;
-        let index = self.find(seq)?;
-        self.end(index, Completed::Unknown, Fate::Evicted, out);
-        Some(seq)
-    }
-
     /// Lets a lane go on that was held: with the refused record once more, or without it.
     pub fn release(&mut self, skip: bool, out: &mut Vec<LaneAction>) {
         let Some(seq) = self.held.take() else { return };
@@ -487,6 +473,7 @@ impl Lane {
         record.stored = true;
         record.marked = maybe_dup;
         self.stored += 1;
+        self.grounded(seq);
         out.push(LaneAction::Append { seq, maybe_dup });
     }
 
@@ -528,12 +515,24 @@ impl Lane {
     }
 
     /// Whether all before it are on their way, so that order is kept if it goes now.
-    fn may_go(&self, index: usize) -> bool {
-        self.records.iter().take(index).all(|record| match record.at {
+    fn may_go(&mut self, index: usize) -> bool {
+        let known = self.records.partition_point(|record| record.seq < self.clear_to);
+        let on_way = |record: &&Record| match record.at {
             At::Flying { .. } => true,
             At::Leased => !self.keyed,
             At::Appending | At::Queued | At::Marking { .. } | At::Withdrawing => false,
-        })
+        };
+        let more = self.records.iter().skip(known).take(index.saturating_sub(known)).take_while(on_way).count();
+        let clear = known.max(index.min(known + more));
+        if let Some(record) = self.records.get(clear) {
+            self.clear_to = self.clear_to.max(record.seq);
+        }
+        clear >= index
+    }
+
+    /// A record is on its way no more.
+    pub(super) fn grounded(&mut self, seq: u64) {
+        self.clear_to = self.clear_to.min(seq);
     }
 
     /// The record is settled: its caller is told, or its fate if that was done before. The step back
@@ -562,7 +561,11 @@ impl Lane {
         let Some(record) = self.records.get_mut(index) else { return };
         self.on_way -= usize::from(record.is_on_way());
         record.at = at;
-        self.on_way += usize::from(record.is_on_way());
+        let (seq, is_on_way) = (record.seq, record.is_on_way());
+        self.on_way += usize::from(is_on_way);
+        if !matches!(at, At::Flying { .. }) {
+            self.grounded(seq);
+        }
     }
 
     /// Whether a record is on its way into the store, which is all that its call waits for.

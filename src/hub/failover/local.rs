@@ -54,12 +54,16 @@ impl Lane {
         let Some(record) = self.records.get_mut(index).filter(|record| record.at == At::Leased) else { return };
         match verdict {
             Verdict::Done | Verdict::Dead => self.end(index, Completed::Unknown, Fate::LocalDone, out),
-            Verdict::Returned => record.at = At::Queued,
+            Verdict::Returned => {
+                record.at = At::Queued;
+                self.grounded(seq);
+            }
             Verdict::Failed(due) => {
                 record.at = At::Queued;
                 record.attempt = record.attempt.saturating_add(1);
                 record.due = due;
                 out.push(LaneAction::Note { seq, attempt: record.attempt, handled: record.handled });
+                self.grounded(seq);
             }
         }
     }

@@ -283,6 +283,7 @@ pub mod destination;
 pub mod flap;
 pub mod inputs;
 pub mod lane;
+mod leaving;
 mod local;
 pub mod policy;
 pub mod ramp;
