@@ -17,7 +17,7 @@ The torture checker: a hub under faults of its servers, its network and its own 
     --seed N                       chooses faults, their order and times; printed by every run (default: by the clock)
     --faults LIST                  only these, of: kill,stop,pause,reset,blackhole,alarm,reopen,host-kill,disk-full
     --mutant NAME                  early-ack, drop, swap or double: a layer before the hub that breaks a promise; all: each in turn
-    --slack N                      times the limits of C9, for debug builds on a busy machine (default: 1)
+    --slack N                      times the limits of C8 and C9, for debug builds on a busy machine (default: 1)
     --report FILE                  adds the line of the results table to this file
     --keep                         keeps the logs of a run that passes, too
 

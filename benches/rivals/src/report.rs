@@ -59,6 +59,13 @@ impl Row {
     }
 }
 
+/// Measures the groups of these names, all if there are none. `names`: those that there are.
+pub fn measure<R>(rows: &mut R, groups: &[(&str, fn(&mut R))], only: &[String], names: &str) {
+    let wanted = |(id, _): &&(&str, fn(&mut R))| only.is_empty() || only.iter().any(|word| word == id);
+    assert!(groups.iter().any(|group| wanted(&group)), "no row of that name: {names}");
+    groups.iter().filter(wanted).for_each(|(_, measure)| measure(rows));
+}
+
 /// Whether `value` reaches `minimum`, and how far it is from it.
 pub fn verdict(value: f64, minimum: f64) -> String {
     let percent = (value / minimum - 1.0) * 100.0;

@@ -223,6 +223,49 @@ fn what_is_kept_is_sent_in_order_however_late() {
     close(&broker);
 }
 
+/// A cluster that takes requests and answers none for longer than anybody waits, and the client that holds records
+/// for it without an end.
+fn silent(told: &Arc<Told>) -> (Mock, Arc<Kafka>) {
+    let mock = Mock::new(1);
+    mock.topic("silent", 1);
+    let confirm_timeout = Duration::from_millis(400);
+    let mut settings = Settings { patience: Arc::new(|_| true), confirm_timeout, ..settings(&mock) };
+    // It is asked again and again, and each time in vain is told.
+    settings.kafka.options.0.insert("reconnect.backoff.max.ms".into(), "100".into());
+    let broker = open_with(settings, told);
+    publish(&broker, "silent", 0..1);
+    told.outcomes(1);
+    mock.slow_down(PATIENCE.saturating_mul(3));
+    publish(&broker, "silent", 1..50);
+    (mock, broker)
+}
+
+#[test]
+fn a_client_that_is_given_up_ends_all_that_it_holds() {
+    let told = Arc::<Told>::default();
+    let (mock, broker) = silent(&told);
+    broker.disconnect(Epoch(7));
+    assert_eq!(told.outcomes.lock().len(), 1, "that is another connection");
+    broker.disconnect(Epoch(1));
+    assert!(told.outcomes(50)[1..].iter().all(|outcome| matches!(outcome, Outcome::Unknown(_) | Outcome::NotSent(_))));
+    mock.slow_down(Duration::ZERO);
+    connect(&broker);
+    publish(&broker, "silent", 50..60);
+    assert!(told.outcomes(60)[50..].iter().all(confirmed));
+    close(&broker);
+}
+
+#[test]
+fn a_close_does_not_wait_for_a_cluster_that_says_nothing() {
+    let told = Arc::<Told>::default();
+    let (mock, broker) = silent(&told);
+    drop(mock);
+    let start = Instant::now();
+    close(&broker);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(told.outcomes(50).len(), 50);
+}
+
 /// A partition that has not heard of a producer takes whatever comes first. If it refused the request before that,
 /// librdkafka counts what was in it as confirmed, and it is nowhere.
 #[test]

@@ -150,17 +150,20 @@ impl Producer {
         // A cluster that says nothing for so long is not waited for, whatever time there is.
         let mut patience = Deadline::after(Some(shared.settings.confirm_timeout));
         while self.client.unfinished() > 0 && !deadline.has_passed() && !patience.has_passed() {
-            if let Some(event) = queue.poll(step(deadline)) {
-                self.hear(shared, event);
+            let Some(event) = queue.poll(step(deadline)) else { continue };
+            // Each attempt to connect in vain has something to say, too.
+            if event.about() == About::Deliveries {
                 patience = Deadline::after(Some(shared.settings.confirm_timeout));
             }
+            self.hear(shared, event);
         }
         *self.gate.write() = Gate::Shut;
         shared.tend_kept();
         let last = Deadline::after(Some(PURGE_MAX));
-        // As long as the backend lives each record has its ending: one that is between two brokers is not purged at
+        // As long as the backend is used each record has its ending: one that is between two brokers is not purged at
         // once.
-        while self.client.unfinished() > 0 && !(last.has_passed() && shared.is_closed()) {
+        let is_used = || !shared.is_closed() && Arc::strong_count(shared) > 1;
+        while self.client.unfinished() > 0 && (is_used() || !last.has_passed()) {
             self.client.purge();
             if let Some(event) = queue.poll(step(Deadline::after(None))) {
                 self.hear(shared, event);

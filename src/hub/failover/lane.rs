@@ -53,13 +53,9 @@ pub struct Lane {
 impl Lane {
     /// A lane without records. `keyed`: a local lease holds back later ones.
     pub fn new(keyed: bool, rules: &Rules) -> Self {
-        Self::empty(keyed, rules.one_copy)
-    }
-
-    fn empty(keyed: bool, one_copy: bool) -> Self {
         Self {
             keyed,
-            one_copy,
+            one_copy: rules.one_copy,
             held_up: None,
             clear_to: 0,
             records: VecDeque::new(),
@@ -68,14 +64,6 @@ impl Lane {
             on_way: 0,
             held: None,
         }
-    }
-
-    /// Makes an idle lane as good as new; it keeps its memory, so a table that reuses lanes allocates
-    /// nothing for one that comes and goes.
-    pub fn reset(&mut self, keyed: bool) {
-        let mut records = std::mem::take(&mut self.records);
-        records.clear();
-        *self = Self { records, ..Self::empty(keyed, self.one_copy) };
     }
 
     /// A lane as the store has it, in the order of its numbers.
@@ -523,10 +511,8 @@ impl Lane {
             At::Appending | At::Queued | At::Marking { .. } | At::Withdrawing => false,
         };
         let more = self.records.iter().skip(known).take(index.saturating_sub(known)).take_while(on_way).count();
-        let clear = known.max(index.min(known + more));
-        if let Some(record) = self.records.get(clear) {
-            self.clear_to = self.clear_to.max(record.seq);
-        }
+        let clear = known + more;
+        self.clear_to = self.records.get(clear).map_or(self.clear_to, |record| record.seq);
         clear >= index
     }
 

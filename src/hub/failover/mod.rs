@@ -195,7 +195,8 @@
 //! on its way. `Forwarding`: some are on their way. `Held`: its head is leased and it has a key, or a
 //! record was refused and the route is strict. So the table of the lane is that of one record: where it
 //! is, what happens, where it is then. `-`: nowhere, before it has a number and when it is settled; the
-//! lane's last stored record to be settled also gives `Wake`. The first column is how it got there.
+//! lane's last stored record to be settled also gives `Wake`. The first column is how it got there. With
+//! `one_copy`, `forward` leaves a record alone, and `probe` sends none, as long as a copy of it owes its ending.
 //!
 //! ```text
 //! table of the record: begin

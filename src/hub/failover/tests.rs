@@ -569,16 +569,6 @@ fn a_copy_that_has_no_ending_is_the_only_one() {
     assert!(matches!(script.out.last(), Some(LaneAction::Send { maybe_dup: true, .. })), "{:?}", script.out);
 }
 
-#[test]
-fn a_lane_that_is_used_again_is_as_good_as_new() {
-    let mut script = Script::new();
-    ["stored", "appended", "epoch", "evict"].iter().for_each(|word| script.does(word));
-    script.lane.reset(true);
-    assert_eq!((script.lane.epoch(), script.lane.backlog(), script.lane.is_idle()), (0, 0, true));
-    script.does("direct");
-    assert_eq!(script.place(), "Direct");
-}
-
 /// What a long backlog costs in memory, each record.
 #[test]
 fn a_record_is_small() {

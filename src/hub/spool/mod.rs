@@ -132,8 +132,8 @@ pub(super) struct Spool {
     space: Mutex<Wakers>,
     emptied: Bell,
     closing: AtomicBool,
-    /// When the server last confirmed a record of a topic that is not kept; 0: never.
-    others_confirmed: AtomicU64,
+    /// When the server last confirmed or refused a record; 0: never.
+    confirmed: AtomicU64,
     /// Since when its client takes nothing more, as too much has no ending; 0: it does.
     full_since: AtomicU64,
     /// Dead letters that are to be written; those that are being written are counted, too.
@@ -219,7 +219,7 @@ impl Spool {
             space: Mutex::default(),
             emptied: Bell::new(),
             closing: AtomicBool::new(false),
-            others_confirmed: AtomicU64::new(0),
+            confirmed: AtomicU64::new(0),
             full_since: AtomicU64::new(0),
             graves: Mutex::default(),
             dead: AtomicU64::new(0),
@@ -291,21 +291,20 @@ impl Spool {
         let mut after = After::default();
         let mut others = Vec::new();
         self.full_since.store(0, Ordering::Release);
+        let is_good = |outcome: &Outcome| matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_));
+        if outcomes.iter().any(|(_, outcome)| is_good(outcome)) {
+            self.confirmed.store(self.context.clock.now().0.max(1), Ordering::Release);
+        }
         {
             let topics = self.topics.read();
             for (ticket, outcome) in outcomes.drain(..) {
                 match topics.of(ticket.0) {
                     Some(topic) => {
-                        let good = matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_));
+                        let good = is_good(&outcome);
                         let ended = topic.on_outcome(self, ticket.0 & FLIGHT_MASK, outcome, &mut after);
                         self.on_standing(topic, ended, good, &mut after);
                     }
-                    None => {
-                        if matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_)) {
-                            self.others_confirmed.store(self.context.clock.now().0.max(1), Ordering::Release);
-                        }
-                        others.push((ticket, outcome));
-                    }
+                    None => others.push((ticket, outcome)),
                 }
             }
         }
@@ -315,9 +314,6 @@ impl Spool {
 
     /// What an outcome says of its topic.
     fn on_standing(&self, topic: &Arc<SpoolTopic>, ended: Option<(u64, u64)>, good: bool, after: &mut After) {
-        if good {
-            topic.standing.confirmed(&self.context.clock);
-        }
         if ended.is_some_and(|(seq, epoch)| self.on_probe(topic, seq, Some(epoch), good, after)) {
             return;
         }
@@ -381,7 +377,7 @@ impl Spool {
     }
 
     /// Its client takes nothing more.
-    fn is_full(&self, after: &mut After) {
+    fn note_full(&self, after: &mut After) {
         after.server_full = true;
         let now = self.context.clock.now().0.max(1);
         let _ = self.full_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);

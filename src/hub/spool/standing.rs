@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::topic::{LaneKey, SpoolTopic};
 use super::{After, Probed, Spool};
 use crate::broker::Wake;
-use crate::clock::{Clock, Moment};
+use crate::clock::Moment;
 use crate::hub::failover::backend::{Input, Sign};
 use crate::hub::failover::destination::{Deed, Destination, DestinationConfig, Seen, Standing as State};
 use crate::hub::failover::lane::Probe;
@@ -20,8 +20,6 @@ pub(super) struct Standing {
     machine: Mutex<Destination>,
     /// The gate word, packed.
     gate: AtomicU64,
-    /// When the server last confirmed a record of it; 0: never.
-    confirmed: AtomicU64,
     /// The record that shows whether it is back, and the epoch that it shows that of.
     tried: Mutex<Option<(u32, Probe)>>,
     /// A confirm was overdue when that was looked at last.
@@ -32,8 +30,7 @@ impl Standing {
     pub fn new(config: DestinationConfig, seed: u64) -> Self {
         let machine = Destination::new(config, seed);
         let gate = AtomicU64::new(machine.gate().pack());
-        let (confirmed, tried, is_late) = (AtomicU64::new(0), Mutex::default(), AtomicBool::new(false));
-        Self { machine: Mutex::new(machine), gate, confirmed, tried, is_late }
+        Self { machine: Mutex::new(machine), gate, tried: Mutex::default(), is_late: AtomicBool::new(false) }
     }
 
     /// The gate.
@@ -48,15 +45,6 @@ impl Standing {
 
     fn is_fine(&self) -> bool {
         self.machine.lock().standing() == State::Fine
-    }
-
-    /// The server has confirmed a record of it.
-    pub fn confirmed(&self, clock: &Clock) {
-        self.confirmed.store(clock.now().0.max(1), Ordering::Release);
-    }
-
-    fn last_confirm(&self) -> Option<Moment> {
-        Some(self.confirmed.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment)
     }
 
     pub(super) fn is_tried_by(&self, is_it: impl Fn(&Probe) -> bool) -> bool {
@@ -171,9 +159,7 @@ impl Spool {
 
     /// When the server last confirmed anything, of whatever topic: one partition may be away while others are not.
     fn last_confirm(&self) -> Option<Moment> {
-        let of_topics = self.topics.read().by_number.iter().filter_map(|own| own.standing.last_confirm()).max();
-        let bare = Some(self.others_confirmed.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment);
-        of_topics.max(bare)
+        moment(&self.confirmed)
     }
 
     /// Whether a confirm takes too long, and whose fault that is.
@@ -196,10 +182,14 @@ impl Spool {
                 Some(Blame::Destination) => self.saw(&topic, None, Seen::Overdue),
             }
         }
-        let full = Some(self.full_since.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment);
-        if is_stuck(now, full, confirmed, self.confirm_timeout) {
+        if is_stuck(now, moment(&self.full_since), confirmed, self.confirm_timeout) {
             sign = Sign::Sick;
         }
         self.driver.input(Input::Link(epoch, sign));
     }
+}
+
+/// A moment that is kept as a number; 0: none.
+fn moment(kept: &AtomicU64) -> Option<Moment> {
+    Some(kept.load(Ordering::Acquire)).filter(|at| *at > 0).map(Moment)
 }

@@ -14,7 +14,6 @@ use crate::clock::Moment;
 use crate::config::OnOutage;
 use crate::error::{Error, Fate, Kind, Result};
 use crate::hub::failover::lane::{Completed, Fate as LaneFate, Lane, LaneAction, Rules, Verdict as Settled};
-use crate::hub::failover::policy::keeps;
 use crate::hub::failover::{Ending, Gate, Way};
 use crate::message::{Message, Record, TopicKind};
 use crate::metrics::Counter;
@@ -70,16 +69,15 @@ impl SpoolTopic {
         base: u64,
         rows: Option<Arc<SpoolRows>>,
     ) -> Arc<Self> {
-        let on_outage = spool.routes.on_outage(topic);
         let rules = Rules {
             kind,
-            on_outage,
+            on_outage: spool.routes.on_outage(topic),
             strict: false,
             spool_level: spool.level(),
             suspect_wait: spool.suspect_wait,
             blocked_wait: spool.blocked_wait,
             short_backlog: SHORT_BACKLOG,
-            one_copy: keeps(on_outage) && server.keeps_copies(),
+            one_copy: server.keeps_copies(),
         };
         let standing = Standing::new(spool.probing.clone(), spool.context.id_prefix ^ base);
         let new_rows = || Some(spool.disk.as_ref()?.spool_rows(spool.server.kind(), topic, kind));
@@ -401,7 +399,7 @@ impl SpoolTopic {
                         }
                         if why.kind() == Kind::Full {
                             // That says nothing of the server.
-                            spool.is_full(after);
+                            spool.note_full(after);
                         } else {
                             self.on_probe(spool, seq, Some(epoch), ending == Ending::Refused, after);
                         }

@@ -41,8 +41,8 @@ pub fn c9_it_goes_on(history: &History) -> Vec<Broken> {
     for side in sides(history) {
         for (fault, took) in recoveries(history, side) {
             if took.is_none_or(|took| took > recovery(history)) {
-                let text =
-                    format!("{}: {} was over, and no publish reached the server in time", side.name(), fault.what);
+                let (side, what, limit) = (side.name(), &fault.what, recovery(history) / SECOND);
+                let text = format!("{side}: {what} was over, and no publish reached the server within {limit} s");
                 broken.push(Broken::run("C9", text));
             }
         }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use helixmq_rivals::abi::*;
 use helixmq_rivals::hub::{empty_event, empty_record, must, Hub, Inbox, Publisher};
 use helixmq_rivals::pairs::{compare, quartiles, Plan};
-use helixmq_rivals::report::{verdict, verdict_low, Row};
+use helixmq_rivals::report::{measure, verdict, verdict_low, Row};
 
 use super::kafka;
-use super::load::{Load, Publishes, Server, To, HOST, VHOST};
+use super::load::{Publishes, Server, HOST, VHOST};
 use super::ours::Ours;
-use super::rows::{rates, row};
+use super::rows::{classic, rates, row, CLASSIC};
 
 /// Publishes per second of F1 and F2.
 const RATE: u64 = 10_000;
@@ -67,14 +67,12 @@ impl Rows {
 
     /// Measures the rows of these names; all, if there are none.
     pub fn measure(&mut self, only: &[String]) {
-        type Measure = fn(&mut Rows);
-        let groups: [(&str, Measure); 4] =
-            [("F1", Self::killed), ("F2", Self::silent), ("F3", Self::forwarded), ("F4", Self::healthy)];
-        let wants = |id: &str| only.is_empty() || only.iter().any(|word| word == id);
-        assert!(groups.iter().any(|(id, _)| wants(id)), "no row of that name: F1 to F4");
-        for (_, measure) in groups.iter().filter(|(id, _)| wants(id)) {
-            measure(self);
-        }
+        measure(
+            self,
+            &[("F1", Self::killed), ("F2", Self::silent), ("F3", Self::forwarded), ("F4", Self::healthy)],
+            only,
+            "F1 to F4",
+        );
     }
 
     fn does(&self, side: Side, what: &str) {
@@ -213,7 +211,7 @@ impl Rows {
             Side::RabbitMq => {
                 let mut ours = Ours::open(self.rabbitmq, "classic");
                 ours.declare(CLASSIC);
-                let load = classic();
+                let load = classic(100);
                 ours.fill(&load, 1);
                 let rate = ours.publish(&load, time).value;
                 ours.purge(CLASSIC);
@@ -232,7 +230,7 @@ impl Rows {
 
     /// With its server there, a hub that keeps beside one that does not.
     fn healthy(&mut self) {
-        let load = classic();
+        let load = classic(100);
         let (mut ours, mut plain) =
             (Ours::opened(self.rabbitmq, "classic", true), Ours::open(self.rabbitmq, "classic"));
         ours.declare(CLASSIC);
@@ -277,12 +275,7 @@ impl Rows {
     }
 }
 
-const CLASSIC: &str = "bench.classic";
 static NAMED: AtomicU64 = AtomicU64::new(0);
-
-fn classic() -> Load {
-    Load { topic: CLASSIC, to: To::Queue, bytes: 100, window: 1_000, dressed: false }
-}
 
 fn events(topic: &str) -> kafka::Load {
     kafka::Load { topic: topic.into(), ..kafka::load(100, kafka::WINDOW, kafka::Codec::Lz4) }
@@ -291,7 +284,7 @@ fn events(topic: &str) -> kafka::Load {
 /// Into an empty queue.
 fn emptied(ours: &mut Ours, time: Duration) -> helixmq_rivals::pairs::Sample {
     ours.purge(CLASSIC);
-    ours.publish(&classic(), time)
+    ours.publish(&classic(100), time)
 }
 
 struct Outage {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use helixmq_rivals::pairs::{compare, Comparison, Plan, Sample};
-use helixmq_rivals::report::Row;
+use helixmq_rivals::report::{measure, Row};
 
 use super::go::Go;
 use super::lapin::{ChannelAck, Client, DeliveryAck, PolledOnce, Usual};
@@ -18,7 +18,7 @@ const LARGE: usize = 64 << 10;
 
 /// A topic of events that nobody has subscribed to.
 const UNBOUND: &str = "bench.unbound";
-const CLASSIC: &str = "bench.classic";
+pub const CLASSIC: &str = "bench.classic";
 const QUORUM: &str = "bench.quorum";
 
 const LAPIN_POLLED: &str = "lapin, futures polled once";
@@ -58,21 +58,21 @@ impl Rows {
 
     /// Measures the rows of these names; all, if there are none.
     pub fn measure(&mut self, only: &[String]) {
-        type Measure = fn(&mut Rows);
-        let groups: [(&str, Measure); 6] = [
-            ("R1", Self::unbound_small),
-            ("R2", Self::classic),
-            ("R3", Self::quorum),
-            ("R4", Self::unbound_large),
-            ("R5", Self::consume),
-            ("R6", Self::round_trips),
-        ];
         // R7 is the cost of R1.
-        let wants = |id: &str| only.is_empty() || only.iter().any(|word| word == id || (word == "R7" && id == "R1"));
-        assert!(groups.iter().any(|(id, _)| wants(id)), "no row of that name: R1 to R7");
-        for (_, measure) in groups.iter().filter(|(id, _)| wants(id)) {
-            measure(self);
-        }
+        let only: Vec<String> = only.iter().map(|word| word.replace("R7", "R1")).collect();
+        measure(
+            self,
+            &[
+                ("R1", Self::unbound_small),
+                ("R2", Self::classic),
+                ("R3", Self::quorum),
+                ("R4", Self::unbound_large),
+                ("R5", Self::consume),
+                ("R6", Self::round_trips),
+            ],
+            &only,
+            "R1 to R7",
+        );
         // Those of R7 come with R1.
         self.done.sort_by_key(|row| row.id);
     }
@@ -95,7 +95,7 @@ impl Rows {
 
     fn classic(&mut self) {
         for (bytes, size) in [(SMALL, "100 B"), (KIB, "1 KiB")] {
-            let load = Load { topic: CLASSIC, to: To::Queue, bytes, window: 1_000, dressed: false };
+            let load = classic(bytes);
             let what = format!("confirmed publish, {size}, classic queue, window 1000");
             self.published("R2", &what, &load, Peer::RabbitmqC, Some(1.0));
             if bytes == SMALL {
@@ -133,7 +133,7 @@ impl Rows {
         let one_thread = Client::open_on_one_thread(self.server);
         // As many as ours takes in about the time of a side.
         let count = (self.plan.time.as_millis() as usize * 30).max(3_000);
-        let load = Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000, dressed: false };
+        let load = classic(SMALL);
         let what = "consume and acknowledge each, 100 B, classic queue, prefetch 1000";
         for (mut peer, name, minimum) in [
             (Box::new(DeliveryAck(&self.lapin)) as Box<dyn Consumes>, "lapin, Delivery::ack each", Some(2.0)),
@@ -266,6 +266,11 @@ pub fn row(
     row
 }
 
+/// Into a classic queue, as R2 is.
+pub fn classic(bytes: usize) -> Load {
+    Load { topic: CLASSIC, to: To::Queue, bytes, window: 1_000, dressed: false }
+}
+
 fn unbound(bytes: usize, window: usize) -> Load {
     Load { topic: UNBOUND, to: To::Nobody, bytes, window, dressed: false }
 }
@@ -287,7 +292,7 @@ pub fn solo(server: Server, side: &str, mode: &str, time: Duration) {
         "publish" => unbound(SMALL, 1_000),
         "large" => unbound(LARGE, 200),
         "round-trip" => unbound(SMALL, 1),
-        "queue" | "consume" => Load { topic: CLASSIC, to: To::Queue, bytes: SMALL, window: 1_000, dressed: false },
+        "queue" | "consume" => classic(SMALL),
         other => panic!("no mode is named {other}"),
     };
     let sample = match (side, mode) {

@@ -204,7 +204,7 @@ impl Publishing<'_> {
         match taken.stopped {
             Some(stopped) => {
                 if stopped.kind() == Kind::Full {
-                    self.spool.is_full(self.after);
+                    self.spool.note_full(self.after);
                 }
                 Err((from + taken.count, stopped))
             }

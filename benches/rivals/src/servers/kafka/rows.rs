@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use helixmq_rivals::pairs::{compare, Plan};
-use helixmq_rivals::report::Row;
+use helixmq_rivals::report::{measure, Row};
 
 use super::cluster::{Cluster, NATIVE, PLAIN};
 use super::load::{Codec, Load, Publishes};
@@ -44,14 +44,12 @@ impl Rows {
 
     /// Measures the rows of these names; all, if there are none.
     pub fn measure(&mut self, only: &[String]) {
-        type Measure = fn(&mut Rows);
-        let groups: [(&str, Measure); 4] =
-            [("K1", Self::named), ("K1b", Self::plain), ("K2", Self::larger), ("K3", Self::consume)];
-        let wants = |id: &str| only.is_empty() || only.iter().any(|word| word == id);
-        assert!(groups.iter().any(|(id, _)| wants(id)), "no row of that name: K1, K1b, K2, K3");
-        for (_, measure) in groups.iter().filter(|(id, _)| wants(id)) {
-            measure(self);
-        }
+        measure(
+            self,
+            &[("K1", Self::named), ("K1b", Self::plain), ("K2", Self::larger), ("K3", Self::consume)],
+            only,
+            "K1, K1b, K2, K3",
+        );
     }
 
     fn named(&mut self) {
