@@ -29,7 +29,8 @@ counters! {
     MaybeDuplicate "maybe_duplicate_total" "Messages sent again, marked, after an outcome that was not known.";
     SpoolExpired "spool_expired_total" "Messages of the spool whose time to live was over.";
     SpoolEvicted "spool_evicted_total" "Messages of the spool that made room for newer ones.";
-    SpoolRefused "spool_refused_total" "Messages of the spool that their server refused; they are dead letters.";
+    SpoolRefused "spool_refused_total" "Messages of the spool that their server refused: dead letters, unless their publish failed by it.";
+    SpoolFailed "spool_failed_total" "Messages that had a place in the spool when their publish failed: not sent, or outcome unknown.";
     LocalDone "local_done_total" "Tasks of the spool that were done in this process.";
     OutageDropped "outage_dropped_total" "Messages dropped while their server was away, as their route asks.";
     Delivered "delivered_total" "Messages handed over to handlers and inboxes.";

@@ -289,6 +289,17 @@ fn t13_what_does_not_fit_is_refused_or_makes_the_oldest_go() {
     }
 }
 
+/// What could not be written has left the spool as its publish failed, and the books say so.
+#[test]
+fn what_is_not_written_is_counted_as_failed() {
+    let dir = TestDir::new();
+    let hub = away(&dir.0, json!({"failover": {"free_space_floor_bytes": 1_u64 << 50}}));
+    let full = hub.publish("tasks.a", None, &Record::new(b"one"), None, WAIT).unwrap_err();
+    assert_eq!((full.kind(), full.fate()), (Kind::Full, Some(Fate::NotSent)), "{full}");
+    assert_eq!((counted(&hub, "spooled_total"), counted(&hub, "spool_failed_total")), (1, 1));
+    assert_eq!(spool(&hub)["records"], 0);
+}
+
 #[test]
 fn what_is_too_old_goes() {
     let dir = TestDir::new();

@@ -161,6 +161,8 @@ pub struct Counters {
     pub expired: u64,
     pub evicted: u64,
     pub refused: u64,
+    /// Their publish failed.
+    pub failed: u64,
     pub local_done: u64,
     /// In the spool, at that moment.
     pub records: u64,

@@ -61,8 +61,8 @@ impl Log {
     }
 
     pub fn counters(&self, own: &Counters) {
-        let Counters { hub, spooled, forwarded, expired, evicted, refused, local_done, records } = own;
-        self.line(format!("C {hub} {spooled} {forwarded} {expired} {evicted} {refused} {local_done} {records}"));
+        let Counters { hub, spooled, forwarded, expired, evicted, refused, failed, local_done, records } = own;
+        self.line(format!("C {hub} {spooled} {forwarded} {expired} {evicted} {refused} {failed} {local_done} {records}"));
     }
 }
 
@@ -180,6 +180,7 @@ fn read_line(line: &str, life: u32, who: &str, history: &mut History) -> Option<
                 expired: words.number()?,
                 evicted: words.number()?,
                 refused: words.number()?,
+                failed: words.number()?,
                 local_done: words.number()?,
                 records: words.number()?,
             };

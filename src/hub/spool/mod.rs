@@ -454,7 +454,7 @@ impl Spool {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Counts the end of a record whose publish was told before.
+    /// Counts the end of a record of the spool.
     fn count(&self, fate: Fate) {
         let counter = match fate {
             Fate::Confirmed => Counter::Forwarded,
@@ -462,7 +462,7 @@ impl Spool {
             Fate::Expired => Counter::SpoolExpired,
             Fate::Evicted => Counter::SpoolEvicted,
             Fate::LocalDone => Counter::LocalDone,
-            Fate::Unknown => Counter::PublishUnknown,
+            Fate::Unknown => Counter::SpoolFailed,
         };
         self.metrics.add(counter, 1);
     }

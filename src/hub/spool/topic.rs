@@ -9,7 +9,7 @@ use super::disk::NewRow;
 use super::standing::Standing;
 use super::{After, Probed, Spool};
 use crate::broker::embedded::disk::{SpoolRows, SpoolSink};
-use crate::broker::{Batch, Destination, Level, Outcome, Taken, Ticket, Wake};
+use crate::broker::{Batch, Destination, Outcome, Taken, Ticket, Wake};
 use crate::clock::Moment;
 use crate::config::OnOutage;
 use crate::error::{Error, Fate, Kind, Result};
@@ -414,9 +414,9 @@ impl SpoolTopic {
                     (after.counts, after.wakes, removed) = (true, true, Some(seq));
                 }
                 LaneAction::Complete { seq, completed } => {
-                    // It was kept while its publish waited for the server: the publish is told, and no fate.
-                    if removed == Some(seq) && completed == Completed::Reached(Level::Broker) {
-                        spool.count(LaneFate::Confirmed);
+                    // It was kept while its publish waited: the publish is told, and no fate.
+                    if removed == Some(seq) {
+                        spool.count(fate_of(completed));
                     }
                     self.complete(state, key, seq, completed, after);
                 }
@@ -534,6 +534,16 @@ fn ending_of(why: &Error) -> Ending {
     match by_itself || why.fate() == Some(Fate::Refused) {
         true => Ending::Refused,
         false => Ending::NotSent,
+    }
+}
+
+/// What became of a record of the spool whose publish ended so.
+fn fate_of(completed: Completed) -> LaneFate {
+    match completed {
+        Completed::Reached(_) => LaneFate::Confirmed,
+        Completed::Refused => LaneFate::Refused,
+        Completed::Expired => LaneFate::Expired,
+        Completed::NotSent | Completed::Unknown => LaneFate::Unknown,
     }
 }
 

@@ -225,6 +225,7 @@ fn counters(hub: &Hub, name: &str) -> Counters {
         expired: count("spool_expired"),
         evicted: count("spool_evicted"),
         refused: count("spool_refused"),
+        failed: count("spool_failed"),
         local_done: count("local_done"),
         records: records.filter_map(|(_, own)| own.as_u64()).sum(),
     }

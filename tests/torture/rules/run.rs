@@ -170,7 +170,7 @@ pub fn c10_nothing_grows(history: &History) -> Vec<Broken> {
 pub fn c11_the_books_agree(history: &History) -> Vec<Broken> {
     let mut broken = Vec::new();
     for own in &history.counters {
-        let gone = own.forwarded + own.expired + own.evicted + own.refused + own.local_done;
+        let gone = own.forwarded + own.expired + own.evicted + own.refused + own.failed + own.local_done;
         if own.spooled != gone + own.records {
             broken.push(Broken::run("C11", format!("kept is not what went and what is left: {own:?}")));
         }
