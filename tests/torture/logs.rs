@@ -62,7 +62,9 @@ impl Log {
 
     pub fn counters(&self, own: &Counters) {
         let Counters { hub, spooled, forwarded, expired, evicted, refused, failed, local_done, records } = own;
-        self.line(format!("C {hub} {spooled} {forwarded} {expired} {evicted} {refused} {failed} {local_done} {records}"));
+        self.line(format!(
+            "C {hub} {spooled} {forwarded} {expired} {evicted} {refused} {failed} {local_done} {records}"
+        ));
     }
 }
 

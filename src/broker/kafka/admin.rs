@@ -52,21 +52,13 @@ fn describe(shared: &Arc<Shared>, pattern: &Pattern, timeout: Duration) -> Resul
     let until = Deadline::after(Some(timeout));
     let left = || until.left().unwrap_or(timeout).max(Duration::from_millis(1));
     let failed = |failure: Failure| of("describe", &failure);
-    let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-    for (topic, number) in positions::partitions(&client, pattern, left()).map_err(failed)? {
-        if pattern.matches(&topic) && !topic.starts_with("__") {
-            topics.entry(topic).or_default().push(number);
-        }
-    }
+    let topics = watermarks(&client, pattern, &left).map_err(failed)?;
     if topics.is_empty() {
         return Ok(Vec::new());
     }
-    let mut marks: BTreeMap<(&str, i32), (i64, i64)> = BTreeMap::new();
-    for (topic, numbers) in &topics {
-        for number in numbers {
-            marks.insert((topic, *number), watermarks(&client, topic, *number, &left).map_err(failed)?);
-        }
-    }
+    let marks =
+        topics.iter().flat_map(|(topic, own)| own.iter().map(|(number, own)| ((topic.as_str(), *number), *own)));
+    let marks: BTreeMap<(&str, i32), (i64, i64)> = marks.collect();
     // What is settled here by now counts.
     let concerned = |own: &Arc<Subscriber>| topics.keys().any(|topic| own.receives(topic));
     shared.live_subscribers().iter().filter(|own| concerned(own)).for_each(|own| own.commit(until));
@@ -86,11 +78,10 @@ fn describe(shared: &Arc<Shared>, pattern: &Pattern, timeout: Duration) -> Resul
     }
     groups.extend(topics.keys().filter(|topic| kind(topic) == TopicKind::Task).map(|topic| task_group(topic)));
     let lags = lags(shared, groups, &marks, &left)?;
-    let described = topics.iter().map(|(topic, numbers)| {
-        let own = |number: &i32| marks.get(&(topic.as_str(), *number)).copied().unwrap_or_default();
+    let described = topics.iter().map(|(topic, own)| {
         let kind = kind(topic);
         let lag = lags.get(topic.as_str()).cloned().unwrap_or_default();
-        let all = numbers.iter().map(own).map(|(low, high)| u64::try_from(high - low).unwrap_or_default()).sum();
+        let all = own.values().map(|(low, high)| u64::try_from(high - low).unwrap_or_default()).sum();
         Description {
             name: topic.clone(),
             kind: kind.name(),
@@ -105,22 +96,42 @@ fn describe(shared: &Arc<Shared>, pattern: &Pattern, timeout: Duration) -> Resul
             bytes: 0,
             consumers: shared.consumers(topic),
             expired: 0,
-            dropped: numbers.iter().map(own).map(|(low, _)| u64::try_from(low).unwrap_or_default()).sum(),
-            partitions: numbers.iter().map(own).collect(),
+            dropped: own.values().map(|(low, _)| u64::try_from(*low).unwrap_or_default()).sum(),
+            partitions: own.values().copied().collect(),
             lag,
         }
     });
     Ok(described.collect())
 }
 
-/// Of a topic that was just made, the leader may not be known yet.
+/// The first offset and the next one of each partition.
+type Watermarks = BTreeMap<i32, (i64, i64)>;
+
+/// Those of all topics that a pattern has now.
 fn watermarks(
     client: &Arc<Client>,
-    topic: &str,
-    number: i32,
+    pattern: &Pattern,
     left: &impl Fn() -> Duration,
-) -> std::result::Result<(i64, i64), Failure> {
-    again(left, || client.watermarks(topic, number, left()))
+) -> std::result::Result<BTreeMap<String, Watermarks>, Failure> {
+    loop {
+        let mut topics: BTreeMap<String, Watermarks> = BTreeMap::new();
+        for (topic, number) in positions::partitions(client, pattern, left())? {
+            if pattern.matches(&topic) && !topic.starts_with("__") {
+                topics.entry(topic).or_default().insert(number, (0, 0));
+            }
+        }
+        let mut partitions =
+            topics.iter_mut().flat_map(|(topic, own)| own.iter_mut().map(move |(number, own)| (topic, *number, own)));
+        let answer = partitions.try_for_each(|(topic, number, own)| {
+            // Of a topic that was just made, the leader may not be known yet.
+            again(left, || client.watermarks(topic, number, left())).map(|marks| *own = marks)
+        });
+        match answer {
+            // Deleted meanwhile: the next list does not have it.
+            Err(Failure { code: Code::UnknownTopicOrPartition, .. }) if left() > ASK_AGAIN => pause(),
+            answer => return answer.map(|()| topics),
+        }
+    }
 }
 
 /// Asks until it is answered, or until it is late, as long as the cluster is only not ready.
@@ -245,11 +256,11 @@ fn purge(shared: &Arc<Shared>, topic: &str, timeout: Duration) -> Result<u64> {
     let mut all = 0;
     let mut list = List::new();
     let mut before = BTreeMap::new();
-    for (name, number) in positions::partitions(&client, &Pattern::parse(topic)?, left()).map_err(failed)? {
-        let (low, high) = watermarks(&client, &name, number, &left).map_err(failed)?;
+    let marks = watermarks(&client, &Pattern::parse(topic)?, &left).map_err(failed)?;
+    for (number, (low, high)) in marks.get(topic).into_iter().flatten() {
         all += u64::try_from(high - low).unwrap_or_default();
-        before.insert(number, high);
-        list.add(&name, number, high).map_err(failed)?;
+        before.insert(*number, *high);
+        list.add(topic, *number, *high).map_err(failed)?;
     }
     if !list.is_empty() {
         client.delete_records(&list, left()).map_err(failed)?;
