@@ -23,7 +23,7 @@ counters! {
     PublishedBytes "published_bytes_total" "Payload bytes of those.";
     PublishFailed "publish_failed_total" "Messages refused or not sent.";
     PublishUnknown "publish_unknown_total" "Messages whose outcome is unknown.";
-    PublishWaits "publish_waits_total" "Publish calls that had to wait for space.";
+    PublishWaits "publish_waits_total" "Publish calls that had to wait for space, or for a server that may be away.";
     Spooled "spooled_total" "Messages kept here while their server was away.";
     Forwarded "forwarded_total" "Messages of the spool that their server has confirmed.";
     MaybeDuplicate "maybe_duplicate_total" "Messages sent again, marked, after an outcome that was not known.";

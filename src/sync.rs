@@ -31,6 +31,12 @@ impl Deadline {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
+    /// The earlier of two.
+    #[must_use]
+    pub fn or_before(self, other: Self) -> Self {
+        Self(self.0.into_iter().chain(other.0).min())
+    }
+
     /// The deadline as the condition variable takes it.
     pub fn instant(self) -> Option<Instant> {
         self.0

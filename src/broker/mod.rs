@@ -142,6 +142,8 @@ pub struct Batch<'a> {
     pub now_us: i64,
     /// The level that the program asks for, if it asks.
     pub require: Option<Level>,
+    /// When its call began, if that asks again once there is space; `None`: what becomes of the records is decided now.
+    pub since: Option<Moment>,
 }
 
 impl Batch<'_> {

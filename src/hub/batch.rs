@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::inbox::{Event, Inbox};
 use super::inflight::{Answers, Done};
-use super::publish::{full, Prepared, Publisher};
+use super::publish::{full, Call, Prepared, Publisher};
 use super::receipt::ReceiptId;
 use super::Timeout;
 use crate::error::{Error, Fate, Kind};
@@ -93,7 +93,7 @@ impl Prepared {
             Some((op, Done::Inbox { inbox: target.clone(), tag: tags.next().unwrap_or_default() }))
         });
         let batch = records.get(..entered).unwrap_or_default();
-        let handed = hub.hand_over(outlet, batch, first, self.require, AT_ONCE);
+        let handed = hub.hand_over(outlet, batch, first, (self.require, None), AT_ONCE);
         let taken = batch.get(..handed.count).unwrap_or_default();
         hub.count_published(taken.len() as u64, taken.iter().map(|record| record.payload.len()).sum());
         let id = |index: usize| {
@@ -124,7 +124,7 @@ fn no_room() -> Error {
 /// taken, or is known to have failed or to be unknown; of those that follow it some may be taken.
 pub struct Sending<'a> {
     own: &'a Prepared,
-    deadline: Deadline,
+    call: Call,
     /// So many were handed over.
     handed: usize,
     /// Of a broker that answers later.
@@ -133,14 +133,14 @@ pub struct Sending<'a> {
 
 impl<'a> Sending<'a> {
     pub(super) fn new(own: &'a Prepared, timeout: Timeout) -> Self {
-        Self { own, deadline: Deadline::after(timeout), handed: 0, answers: None }
+        Self { own, call: own.hub.call(Deadline::after(timeout)), handed: 0, answers: None }
     }
 
     /// Hands records over; answers how many, and why it stopped.
     pub fn send(&mut self, records: &[Record<'_>]) -> (usize, Option<Error>) {
         let own = self.own;
         let (count, stopped) = if own.outlet.backend.receipts.at_once {
-            own.hub.publish_many(&own.outlet, records, own.require, self.deadline.left())
+            own.hub.publish_many(&own.outlet, records, own.require, self.call.deadline.left())
         } else {
             self.start(records)
         };
@@ -160,7 +160,7 @@ impl<'a> Sending<'a> {
                         let told = Arc::clone(answers);
                         Done::call(move |result| told.set(first + index, result))
                     };
-                    own.hub.start_waiting(&own.outlet, record, own.require, self.deadline, tell).map_err(Some)
+                    own.hub.start_waiting(&own.outlet, record, own.require, self.call, tell).map_err(Some)
                 }
             };
             if let Err(stopped) = started {
@@ -181,7 +181,7 @@ impl<'a> Sending<'a> {
             *status = stopped.kind().code();
         }
         let (mut taken, mut first) = (self.handed, None);
-        let outcomes = self.answers.map(|answers| answers.wait(self.deadline)).unwrap_or_default();
+        let outcomes = self.answers.map(|answers| answers.wait(self.call.deadline)).unwrap_or_default();
         for (index, failed) in outcomes.into_iter().enumerate() {
             let Some(failed) = failed else { continue };
             self.own.hub.count_unknown(&failed);

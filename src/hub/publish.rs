@@ -16,6 +16,7 @@ use super::route::Use;
 use super::{Hub, Shared, Timeout};
 use crate::broker::checked::check_record;
 use crate::broker::{Batch, Destination, Level, Ticket, Wake};
+use crate::clock::Moment;
 use crate::config::options::PublisherOptions;
 use crate::error::{Error, Fate, Kind, Result};
 use crate::limits;
@@ -44,6 +45,18 @@ impl Outlet {
         }
         self.backend.check_up()
     }
+}
+
+/// The level that a call requires, and when it began if it may wait.
+pub(super) type Asked = (Option<Level>, Option<Moment>);
+
+/// A call that waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    pub(super) deadline: Deadline,
+    pub(super) since: Moment,
+    /// So long it waits for a lane that is nearly home.
+    pub(super) patience: Deadline,
 }
 
 /// What a hand-over of several records did.
@@ -195,7 +208,7 @@ impl Shared {
         if !outlet.backend.receipts.at_once {
             return self.send_and_wait(outlet, record, require, timeout);
         }
-        let handed = self.hand_over(outlet, std::slice::from_ref(record), Ticket(0), require, timeout);
+        let handed = self.hand_over(outlet, std::slice::from_ref(record), Ticket(0), (require, None), timeout);
         match (handed.level, handed.stopped) {
             (Some(level), None) => {
                 self.count_published(1, record.payload.len());
@@ -218,7 +231,7 @@ impl Shared {
         let checked = records.iter().position(|record| self.check_publish(outlet, record, require).is_err());
         let (good, bad) = records.split_at(checked.unwrap_or(records.len()));
         let refusal = || bad.first().and_then(|record| self.check_publish(outlet, record, require).err());
-        let handed = self.hand_over(outlet, good, Ticket(0), require, timeout);
+        let handed = self.hand_over(outlet, good, Ticket(0), (require, None), timeout);
         let bytes = good.iter().take(handed.count).map(|record| record.payload.len()).sum();
         self.count_published(handed.count as u64, bytes);
         match handed.stopped {
@@ -256,18 +269,12 @@ impl Shared {
     ) -> Result<()> {
         let now = Deadline::after(Some(Duration::ZERO));
         let ticket = self.inflight.enter(now, op, outlet.backend.kind, Done::call(tell))?;
-        self.hand_over_ticket(outlet, record, ticket, require).map_err(|error| self.count_failed(Some(error)))
+        self.hand_over_ticket(outlet, record, ticket, (require, None)).map_err(|error| self.count_failed(Some(error)))
     }
 
     /// Hands over a record that is in flight already; an error withdraws it.
-    fn hand_over_ticket(
-        &self,
-        outlet: &Outlet,
-        record: &Record<'_>,
-        ticket: Ticket,
-        require: Option<Level>,
-    ) -> Result<()> {
-        let handed = self.hand_over(outlet, std::slice::from_ref(record), ticket, require, Some(Duration::ZERO));
+    fn hand_over_ticket(&self, outlet: &Outlet, record: &Record<'_>, ticket: Ticket, asked: Asked) -> Result<()> {
+        let handed = self.hand_over(outlet, std::slice::from_ref(record), ticket, asked, Some(Duration::ZERO));
         match (handed.count, handed.stopped) {
             (1, _) => {
                 self.count_published(1, record.payload.len());
@@ -291,20 +298,28 @@ impl Shared {
     ) -> Result<Receipt> {
         let answer = Arc::new(Answer::default());
         let deadline = Deadline::after(timeout);
-        self.start_waiting(outlet, record, require, deadline, || {
+        self.start_waiting(outlet, record, require, self.call(deadline), || {
             let told = Arc::clone(&answer);
             Done::call(move |result| told.set(result))
         })?;
         answer.wait(deadline).inspect_err(|error| self.count_unknown(error))
     }
 
-    /// Starts a publish, and waits for room and space; `tell` makes what its outcome goes to.
+    /// A call that begins now.
+    pub(super) fn call(&self, deadline: Deadline) -> Call {
+        let since = self.context.clock.now();
+        // After that moment was read: at this one nothing counts as patient any more.
+        Call { deadline, since, patience: Deadline::after(Some(self.config.failover.suspect_wait)) }
+    }
+
+    /// Starts a publish, and waits for room, for space, and for a server that may be away; `tell` makes what its
+    /// outcome goes to.
     pub(super) fn start_waiting(
         &self,
         outlet: &Outlet,
         record: &Record<'_>,
         require: Option<Level>,
-        deadline: Deadline,
+        Call { deadline, since, patience }: Call,
         tell: impl Fn() -> Done,
     ) -> Result<()> {
         let (op, kind) = (self.next_id(), outlet.backend.kind);
@@ -314,15 +329,24 @@ impl Shared {
             // Its place in the window is given back while it waits for space.
             let ticket = self.inflight.enter(deadline, op, kind, tell())?;
             let heard = space.as_ref().map(|space| space.hang_up(outlet));
-            match (self.hand_over_ticket(outlet, record, ticket, require), &space, heard) {
-                (Err(error), ..) if error.kind() != Kind::Full || deadline.has_passed() => {
+            let in_time = !deadline.has_passed();
+            let asked = (require, in_time.then_some(since));
+            match (self.hand_over_ticket(outlet, record, ticket, asked), &space, heard) {
+                (Err(error), ..) if error.kind() != Kind::Full || !in_time => {
                     return Err(self.count_failed(Some(error)));
                 }
                 // The bell has rung for it already, perhaps before it was hung up.
                 (Err(_), ..) if self.is_closing() => return Err(closed()),
-                (Err(_), Some(space), Some(heard)) => space.0.wait(heard, deadline),
+                (Err(_), Some(space), Some(heard)) => {
+                    // Then it is decided without a wait for the lane to get home.
+                    let until = if patience.has_passed() { deadline } else { deadline.or_before(patience) };
+                    space.0.wait(heard, until);
+                }
                 // Once more, now that a bell is hung up.
-                (Err(_), ..) => space = Some(self.space_bell()),
+                (Err(_), ..) => {
+                    self.metrics.add(Counter::PublishWaits, 1);
+                    space = Some(self.space_bell());
+                }
                 (Ok(()), ..) => return Ok(()),
             }
         }
@@ -340,7 +364,7 @@ impl Shared {
         outlet: &Outlet,
         records: &[Record<'_>],
         first_ticket: Ticket,
-        require: Option<Level>,
+        (require, since): Asked,
         timeout: Timeout,
     ) -> Handed {
         let mut handed = Handed { count: 0, first_seq: 0, level: None, stopped: None };
@@ -355,6 +379,7 @@ impl Shared {
                 numbers: &self.numbers,
                 now_us: self.context.clock.wall_us(),
                 require,
+                since,
             };
             let taken = outlet.destination.publish(&batch);
             if handed.count == 0 {
@@ -466,7 +491,8 @@ impl Shared {
         };
         let record = &Record { priority, ..*record };
         if outlet.backend.receipts.at_once {
-            let handed = self.hand_over(&outlet, std::slice::from_ref(record), Ticket(0), None, Some(Duration::ZERO));
+            let handed =
+                self.hand_over(&outlet, std::slice::from_ref(record), Ticket(0), (None, None), Some(Duration::ZERO));
             return done(handed.stopped.map_or(Ok(()), Err));
         }
         let shared_done = Arc::new(crate::sync::Mutex::new(Some(done)));

@@ -52,6 +52,7 @@ impl World {
                 numbers: &numbers,
                 now_us: self.clock.wall_us(),
                 require: None,
+                since: None,
             };
             let answer = contained(|| Ok(self.broker.destination(topic, TopicKind::Task)?.publish(&batch)));
             let ended = match answer {
@@ -169,7 +170,8 @@ fn outcomes_are_held_and_released_in_any_order() {
     world.broker.hold(true);
     let to = world.broker.destination("t", TopicKind::Task).expect("no fault is planned");
     let batch = records(&["a", "b", "c", "d"]);
-    let batch = Batch { records: &batch, first_ticket: Ticket(10), numbers: &numbers, now_us: 0, require: None };
+    let batch =
+        Batch { records: &batch, first_ticket: Ticket(10), numbers: &numbers, now_us: 0, require: None, since: None };
     let taken = to.publish(&batch);
     assert_eq!((taken.count, taken.level), (4, None));
     world.clock.advance(seconds(1)).expect("the clock is virtual");

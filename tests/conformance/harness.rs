@@ -188,7 +188,8 @@ impl Bench {
     /// Publishes a batch as it is; answers what was taken and the first ticket.
     pub fn offer(&self, to: &dyn Destination, records: &[Record<'_>]) -> (Taken, Ticket) {
         let first_ticket = Ticket(self.tickets.fetch_add(records.len() as u64, Ordering::Relaxed));
-        let batch = Batch { records, first_ticket, numbers: &self.numbers, now_us: self.now_us(), require: None };
+        let batch =
+            Batch { records, first_ticket, numbers: &self.numbers, now_us: self.now_us(), require: None, since: None };
         (to.publish(&batch), first_ticket)
     }
 

@@ -439,7 +439,14 @@ fn t4_t5_silence_is_found_out_and_what_was_not_confirmed_is_sent_again_with_a_ma
 }
 
 /// The server's alarm, which ends when this is dropped.
-struct Alarm;
+pub(super) struct Alarm(());
+
+impl Alarm {
+    pub fn new() -> Self {
+        server(&["ctl", "set_vm_memory_high_watermark", "absolute", "1000000"]);
+        Self(())
+    }
+}
 
 impl Drop for Alarm {
     fn drop(&mut self) {
@@ -452,11 +459,10 @@ impl Drop for Alarm {
 fn t12_an_alarm_keeps_nobody_waiting() {
     let side = RABBITMQ;
     let _alone = side.alone();
-    let hub = side.hub(json!({"failover": {"blocked_wait_ms": 5000}}));
+    let hub = side.hub(json!({"failover": {"blocked_wait_ms": 1000}}));
     let other = side.topic();
     let kept = nothing_is_lost(side, &hub, &side.topic(), json!({}), |published| {
-        let alarm = Alarm;
-        server(&["ctl", "set_vm_memory_high_watermark", "absolute", "1000000"]);
+        let alarm = Alarm::new();
         until("the alarm", || state(&hub) == "blocked");
         let start = Instant::now();
         assert!(side.publish(&hub, &other, "k", "x").unwrap().spooled);

@@ -39,6 +39,8 @@ mod limits;
 mod network;
 #[cfg(feature = "kafka")]
 mod outage;
+#[cfg(feature = "kafka")]
+mod patience;
 mod proxy;
 mod proxy_tests;
 mod rabbitmq;

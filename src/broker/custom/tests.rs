@@ -139,6 +139,7 @@ impl World {
             numbers: &self.numbers,
             now_us: 0,
             require: None,
+            since: None,
         };
         self.broker.destination("t", TopicKind::Task).unwrap().publish(&batch)
     }

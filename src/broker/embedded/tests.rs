@@ -119,6 +119,7 @@ impl House {
             numbers: &self.numbers,
             now_us: self.clock.wall_us(),
             require: None,
+            since: None,
         })
     }
 

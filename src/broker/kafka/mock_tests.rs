@@ -109,8 +109,14 @@ fn publish(broker: &Kafka, topic: &str, numbers: std::ops::Range<u64>) {
         let record = Record { key: Some(b"k"), ..Record::new(text.as_bytes()) };
         let numbers = AtomicU64::new(number);
         let first_ticket = Ticket(number);
-        let batch =
-            Batch { records: std::slice::from_ref(&record), first_ticket, numbers: &numbers, now_us: 0, require: None };
+        let batch = Batch {
+            records: std::slice::from_ref(&record),
+            first_ticket,
+            numbers: &numbers,
+            now_us: 0,
+            require: None,
+            since: None,
+        };
         let taken = destination.publish(&batch);
         assert_eq!(taken.count, 1, "{:?}", taken.stopped);
     }
@@ -315,6 +321,7 @@ fn f23_a_broken_producer_is_replaced_and_every_record_is_told_of() {
         numbers: &numbers,
         now_us: 0,
         require: None,
+        since: None,
     };
     let stopped = refused.publish(&batch).stopped.unwrap();
     assert_eq!(stopped.kind(), Kind::BackendDown, "{stopped}");

@@ -278,6 +278,7 @@ impl Shared {
             numbers: &numbers,
             now_us: self.context.clock.wall_us(),
             require: None,
+            since: None,
         };
         if let Some(stopped) = destination.publish(&batch).stopped {
             tracing::debug!("a dead letter for `{topic}` was not handed over: {stopped}");

@@ -103,7 +103,8 @@ impl Lane {
         self.meet(gate, out);
         let backlog = match self.stored {
             0 => Backlog::None,
-            count if count <= rules.short_backlog => Backlog::Short,
+            // All of it is about to be confirmed; what is held or leased, or waits for its turn, may stay for long.
+            count if count <= rules.short_backlog && count == self.on_way => Backlog::Short,
             _ => Backlog::Long,
         };
         let patience = match gate.way {
@@ -113,8 +114,7 @@ impl Lane {
         let patient_until = ask.began.plus(patience).min(ask.deadline);
         let choice = decide(&Case {
             way: gate.way,
-            // A held lane does not get home by waiting.
-            backlog: if self.held.is_some() && self.stored > 0 { Backlog::Long } else { backlog },
+            backlog,
             on_outage: rules.on_outage,
             require: ask.require,
             spool_level: rules.spool_level,

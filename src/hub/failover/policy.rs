@@ -20,7 +20,7 @@ pub use crate::config::OnOutage;
 pub enum Backlog {
     /// None: what is published may go direct.
     None,
-    /// So few that they will be confirmed in a moment.
+    /// So few, and all on their way, that they will be confirmed in a moment.
     Short,
     /// More than that.
     Long,

@@ -23,7 +23,7 @@ pub struct Rules {
     pub suspect_wait: Duration,
     /// How long it waits for a server that asked publishers to stop.
     pub blocked_wait: Duration,
-    /// A backlog up to this many records is a short one.
+    /// A backlog up to this many records is a short one, if all are on their way.
     pub short_backlog: usize,
     /// The server's client ends every record that it took, if late, and sends them in order, whatever becomes of
     /// connections: no second copy of a record is made while the first has no ending.

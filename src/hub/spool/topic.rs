@@ -513,6 +513,7 @@ impl SpoolTopic {
             numbers: &numbers,
             now_us,
             require: None,
+            since: None,
         };
         let taken = self.server.publish(&batch);
         match (taken.count, taken.stopped) {

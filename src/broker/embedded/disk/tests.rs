@@ -282,7 +282,8 @@ impl House {
     fn offer(&self, topic: &str, kind: TopicKind, records: &[Record<'_>]) -> (Taken, u64) {
         let first = self.tickets.fetch_add(records.len() as u64, Ordering::SeqCst);
         let now_us = self.clock.wall_us();
-        let batch = Batch { records, first_ticket: Ticket(first), numbers: &self.numbers, now_us, require: None };
+        let batch =
+            Batch { records, first_ticket: Ticket(first), numbers: &self.numbers, now_us, require: None, since: None };
         (self.to(topic, kind).publish(&batch), first)
     }
 

@@ -87,8 +87,9 @@ impl Publishing<'_> {
             _ => Moment::NEVER,
         };
         let mut ask = Ask {
-            began: now,
-            deadline: now,
+            began: self.batch.since.unwrap_or(now),
+            // Whoever waits asks once more at its deadline, as one that does not wait.
+            deadline: if self.batch.since.is_some() { Moment::NEVER } else { now },
             require: self.batch.require,
             expires: ttl.min(spool.oldest(now)),
             due,
@@ -135,7 +136,7 @@ impl Publishing<'_> {
                 self.forget_idle(&key);
                 Err(spool.failed(failure, own, bytes))
             }
-            // Nothing waits here: whoever publishes is told of space.
+            // Nothing waits here: whoever publishes is told of space, and when the gate or the lane has changed.
             Decision::WaitUntil(_) | Decision::MakeRoom => {
                 self.forget_idle(&key);
                 Err(spool.failed(Failure::Full, own, bytes))
@@ -190,6 +191,7 @@ impl Publishing<'_> {
             numbers: &numbers,
             now_us: self.batch.now_us,
             require: None,
+            since: None,
         };
         let taken = self.own.server.publish(&batch);
         for index in (taken.count..records.len()).rev() {
