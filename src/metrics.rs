@@ -134,6 +134,7 @@ pub const GAUGES: &[(&str, &str, &str)] = &[
     ("backend_state", "backend", "1 takes messages (up, forwarding), else 0."),
     ("spool_records", "backend", "Messages kept for a server that was away."),
     ("spool_bytes", "backend", "Bytes of those."),
+    ("spool_pressure", "backend", "1 from four fifths of what may be kept on, until it is below three fifths; else 0."),
     ("topic_messages", "topic", "Tasks waiting and due; events in the log."),
     ("topic_unsettled", "topic", "Tasks handed over and not settled."),
     ("topic_delayed", "topic", "Tasks waiting for their time."),

@@ -379,6 +379,7 @@ impl Backend {
                 json["flaps"] = json!(view.flaps);
                 json["spool"] = json!({
                     "level": level.name(), "records": records, "bytes": bytes, "paused": view.paused, "rate": view.rate,
+                    "pressure": spool.is_pressed(),
                 });
             }
         }

@@ -150,6 +150,7 @@ impl Shared {
             let (records, bytes) = spool.held();
             out.push(gauge("spool_records", backend.kind.name(), records));
             out.push(gauge("spool_bytes", backend.kind.name(), bytes as u64));
+            out.push(gauge("spool_pressure", backend.kind.name(), u64::from(spool.is_pressed())));
         }
         for topic in self.descriptions() {
             out.push(gauge("topic_messages", &topic.name, topic.messages));

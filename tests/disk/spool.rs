@@ -112,9 +112,11 @@ fn the_caps_are_those_of_the_disk() {
     let hub = away(&dir.0, sizes);
     let record = Record::new(&[7; 340_000]);
     let some = Some(Duration::from_millis(50));
-    for _ in 0..3 {
+    for number in 1..=3 {
+        assert_eq!(spool(&hub)["pressure"], false, "{number}");
         hub.publish("tasks.a", None, &record, None, WAIT).unwrap();
     }
+    assert_eq!(spool(&hub)["pressure"], true);
     let full = hub.publish("tasks.a", None, &record, None, some).unwrap_err();
     assert_eq!((full.kind(), full.fate()), (Kind::Full, Some(Fate::NotSent)));
     assert!(full.message().contains("failover.disk_bytes_max"), "{full}");
@@ -123,6 +125,11 @@ fn the_caps_are_those_of_the_disk() {
     let _sub = subscribe(&hub, json!({"topic": "tasks.a"}), &own);
     settle(next(&own).token, Decision::Ack).unwrap();
     hub.publish("tasks.a", None, &record, None, WAIT).unwrap();
+    // Between three and four fifths it is as it was.
+    for is_pressed in [true, true, false] {
+        assert_eq!(spool(&hub)["pressure"], is_pressed);
+        settle(next(&own).token, Decision::Ack).unwrap();
+    }
     hub.close(WAIT).unwrap();
 }
 

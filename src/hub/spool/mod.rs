@@ -124,6 +124,8 @@ pub(super) struct Spool {
     probing: DestinationConfig,
     bytes: AtomicUsize,
     caps: Caps,
+    /// It is nearly full.
+    pressed: AtomicBool,
     /// Oldest age of what is kept.
     age_max: Option<Duration>,
     /// Records in the spool, and those of them that were handed over.
@@ -213,6 +215,7 @@ impl Spool {
             },
             bytes: AtomicUsize::new(0),
             caps: Caps::new(failover, disk.is_some()),
+            pressed: AtomicBool::new(false),
             age_max: failover.age_max,
             backlog: AtomicU64::new(0),
             flying: AtomicU64::new(0),
@@ -409,6 +412,7 @@ impl Spool {
             (backlog, inflight) = (backlog.saturating_sub(kept), inflight.saturating_sub(flying));
         }
         self.driver.input(Input::Spool { backlog, inflight });
+        self.watch_pressure();
         if self.held().0 == 0 {
             self.emptied.ring();
         }

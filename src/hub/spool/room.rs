@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::topic::{LaneKey, SpoolTopic, State};
 use super::{After, Spool};
+use crate::broker::BackendEvent;
 use crate::clock::Moment;
 use crate::config::{FailoverConfig, Overflow};
 use crate::hub::failover::lane::Lane;
@@ -64,6 +65,25 @@ impl Spool {
                 Room::Evict
             }
             Some(_) => Room::Full,
+        }
+    }
+
+    /// Whether it is nearly full: from four fifths of its cap on, until it is below three fifths again.
+    pub fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Acquire)
+    }
+
+    /// Tells once when it begins to be nearly full.
+    pub(super) fn watch_pressure(&self) {
+        let (option, cap) = self.caps.bytes;
+        let (bytes, was_pressed) = (self.bytes.load(Ordering::Acquire) as u64, self.is_pressed());
+        let is_pressed = bytes >= if was_pressed { cap / 5 * 3 } else { cap / 5 * 4 };
+        if is_pressed == was_pressed || self.pressed.swap(is_pressed, Ordering::AcqRel) == is_pressed {
+            return;
+        }
+        if is_pressed {
+            let text = format!("the spool is nearly full: {bytes} bytes of failover.{option} {cap}");
+            self.sink.event(BackendEvent::Warned(text));
         }
     }
 
