@@ -181,7 +181,7 @@
 #define HMQ_RECORD_MAYBE_DUP (1) /* it may be a second copy */
 #define HMQ_RECEIPT_SPOOLED (1)  /* waits in the spool for the backend of its route */
 #define HMQ_MSG_REDELIVERED (1)  /* handed over before */
-#define HMQ_MSG_PROVISIONAL (2)  /* a copy shown while its backend is away; not set yet */
+#define HMQ_MSG_PROVISIONAL (2)  /* an event that is kept for a server that is away; its real copy may follow */
 #define HMQ_MSG_MAYBE_DUP (4)    /* it may be a second copy */
 
 /* Formats of hmq_metrics. */

@@ -46,6 +46,8 @@ counters! {
     Revoked "leases_ended_total" "Deliveries taken back because their lease ended.";
     DuplicatesDropped "duplicates_dropped_total" "Deliveries acknowledged and not handed over: a subscription with dedup had seen their id done.";
     LedgerAcked "ledger_acked_total" "Deliveries acknowledged and not handed over: their handler was done after their connection had broken.";
+    Provisional "provisional_total" "Events handed over as provisional copies, while their server was away.";
+    ProvisionalDone "provisional_done_total" "Deliveries acknowledged and not handed over: their group had handled the provisional copy.";
     Replayed "replayed_total" "Messages handed over by replays.";
 }
 

@@ -5,7 +5,7 @@
 //!
 //! - **dedup** ([`Keeps::Every`]): each id, when its delivery is handed over (*started*);
 //! - **the ledger of breaks** ([`Keeps::Broken`]; not that of tokens in [`settle`](super::settle)): only the id of
-//!   a delivery that was out when its connection broke.
+//!   a delivery that was out when its connection broke, and that of a provisional copy.
 //!
 //! ```text
 //!                     arrives, unknown                   its handler is done
@@ -155,6 +155,27 @@ impl<C> Memory<C> {
                 }
                 Arrival::Run(copy)
             }
+        }
+    }
+
+    /// A provisional copy is handed over: its real one waits for what becomes of it.
+    pub fn start(&mut self, now: Moment, id: Id, by: Ticket, effects: &mut Effects<C>) {
+        self.forget_done(now);
+        // Two that cannot be told apart: the second is not waited for.
+        if !self.known.contains_key(&id) && self.make_room(effects) {
+            self.enter(id, by, None);
+        }
+    }
+
+    /// Whether something is known of an id.
+    pub fn knows(&self, id: Id) -> bool {
+        self.known.contains_key(&id)
+    }
+
+    /// Forgets one that is done; a later copy runs.
+    pub fn forget_one_done(&mut self, id: Id) {
+        if matches!(self.known.get(&id), Some(Known::Done)) {
+            self.known.remove(&id);
         }
     }
 
@@ -351,7 +372,8 @@ impl<C> Memory<C> {
 
     fn forget_oldest_done(&mut self) -> bool {
         let Some((_, id)) = self.done.pop_front() else { return false };
-        self.known.remove(&id);
+        // It may be known anew by now.
+        self.forget_one_done(id);
         true
     }
 

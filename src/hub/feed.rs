@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dedup::source::Watched;
+use super::provisional::has_handled;
 use super::settle::{LedgerUse, Open, Owner, Token};
 use super::subscribe::SubShared;
 use super::Shared;
@@ -156,6 +157,8 @@ pub(super) struct Feed {
     ledger: Option<LedgerUse>,
     filter: Option<Filter>,
     dry_run: bool,
+    /// The group, where its real copies of events may come that it has handled already.
+    group: Option<String>,
     clock: Clock,
     batch_max: usize,
     metrics: Arc<Metrics>,
@@ -175,6 +178,8 @@ struct State {
     paused: bool,
     /// It is being moved: nothing is handed over, and nothing fetched.
     seeking: bool,
+    /// It was moved: what its group has handled is wanted again.
+    sought: bool,
     closed: bool,
     /// `None`: no manual credit.
     credit: Option<u64>,
@@ -190,14 +195,21 @@ pub(super) struct Counts {
     pub(super) counted: u64,
 }
 
+/// What a subscription's options say of its feed.
+pub(super) struct Reads {
+    pub(super) filter: Option<Filter>,
+    /// The group, of events.
+    pub(super) group: Option<String>,
+    pub(super) manual_credit: bool,
+    pub(super) dry_run: bool,
+}
+
 impl Feed {
     pub(super) fn new(
         hub: &Arc<Shared>,
         (owner, watched): (Arc<Owner>, Option<Arc<Watched>>),
         ledger: Option<LedgerUse>,
-        filter: Option<Filter>,
-        manual_credit: bool,
-        dry_run: bool,
+        Reads { filter, group, manual_credit, dry_run }: Reads,
     ) -> Self {
         if let Some(ledger) = &ledger {
             ledger.set_owner(Arc::clone(&owner));
@@ -210,6 +222,7 @@ impl Feed {
             refilled: Moment::default(),
             paused: false,
             seeking: false,
+            sought: false,
             closed: false,
             credit: manual_credit.then_some(0),
             counts: Counts::default(),
@@ -220,6 +233,7 @@ impl Feed {
             ledger,
             filter,
             dry_run,
+            group,
             clock: hub.context.clock.clone(),
             batch_max: hub.context.limits.fetch_batch,
             metrics: Arc::clone(&hub.metrics),
@@ -343,6 +357,7 @@ impl Feed {
         let mut state = self.state.lock();
         state.seeking = false;
         if sought.is_ok() {
+            state.sought = true;
             state.buffer.clear();
             state.flow = Flow::More;
         }
@@ -429,11 +444,17 @@ impl Feed {
         if let Some(watched) = self.watched.as_ref().filter(|watched| watched.has_chores()) {
             deferred.0.push(Later::Chores(Arc::clone(watched)));
         }
-        let State { fetched, buffer, counts, .. } = state;
+        let State { fetched, buffer, counts, sought, .. } = state;
         let mut ledger = self.ledger.as_ref().map(LedgerUse::entering);
-        let (mut given, mut redelivered) = (0, 0);
-        let mut skipped = Vec::new();
+        let (mut given, mut redelivered, mut provisional) = (0, 0, 0);
+        let (mut skipped, mut handled) = (Vec::new(), 0);
+        let group = self.group.as_deref().filter(|_| !*sought);
         for delivery in fetched.drain(..) {
+            if group.is_some_and(|group| has_handled(&delivery.message, group)) {
+                handled += 1;
+                skipped.push((delivery.tag, Verdict::Ack));
+                continue;
+            }
             if self.filter.as_ref().is_some_and(|own| !passes(own, &delivery.message)) {
                 skipped.push((delivery.tag, Verdict::Ack));
                 continue;
@@ -452,6 +473,7 @@ impl Feed {
                 None => 0,
             };
             redelivered += u64::from(delivery.redelivered);
+            provisional += u64::from(delivery.provisional);
             let incoming = Incoming::of(delivery, token);
             if given < room {
                 give(incoming);
@@ -464,17 +486,25 @@ impl Feed {
         if let Some(credit) = &mut state.credit {
             *credit -= given as u64;
         }
-        if redelivered > 0 {
+        if redelivered + provisional > 0 {
             self.metrics.add(Counter::Redelivered, redelivered);
+            self.metrics.add(Counter::Provisional, provisional);
         }
         if !skipped.is_empty() {
-            state.counts.filtered += skipped.len() as u64;
-            self.metrics.add(Counter::Filtered, skipped.len() as u64);
-            if self.ledger.is_some() {
-                deferred.0.push(Later::Settle(Arc::clone(&self.owner.source), skipped));
-            }
+            self.skip(state, skipped, handled, deferred);
         }
         given
+    }
+
+    /// Settles what is not handed over: `handled` of them by their headers, the others by the filter.
+    fn skip(&self, state: &mut State, skipped: Vec<(u64, Verdict)>, handled: u64, deferred: &mut Deferred) {
+        let filtered = skipped.len() as u64 - handled;
+        state.counts.filtered += filtered;
+        self.metrics.add(Counter::Filtered, filtered);
+        self.metrics.add(Counter::ProvisionalDone, handled);
+        if self.ledger.is_some() {
+            deferred.0.push(Later::Settle(Arc::clone(&self.owner.source), skipped));
+        }
     }
 }
 

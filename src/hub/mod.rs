@@ -51,6 +51,7 @@ pub mod inbox;
 mod inflight;
 mod kinds;
 pub mod process;
+mod provisional;
 pub mod publish;
 mod publish_json;
 pub mod receipt;

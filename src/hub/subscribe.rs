@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use serde_json::{json, Value};
 
 use super::dedup::source::Watched;
-use super::feed::{Deferred, Feed, Incoming};
+use super::feed::{Deferred, Feed, Incoming, Reads};
 use super::inbox::{Inbox, WeakInbox};
 use super::retry::{Attempts, DeadLetterTopic};
 use super::route::Use;
@@ -310,12 +310,18 @@ impl SubShared {
             Target::Callback(_) => (None, 0),
             Target::Inbox(inbox, tag) => (Some(Arc::downgrade(&inbox.0)), *tag),
         };
+        let group = match (&making.spec.group, making.spec.kind) {
+            (Group::Named(name), TopicKind::Event) if !making.spec.read_only => Some(name.clone()),
+            (Group::Named(_) | Group::Private, _) => None,
+        };
+        let Making { filter, manual_credit, dry_run, .. } = making;
+        let reads = Reads { filter, group, manual_credit, dry_run };
         Ok(Arc::new(Self {
             id: hub.next_id(),
             tag,
             topic: making.topic,
             kind: making.spec.kind,
-            feed: Feed::new(hub, (owner, watched), ledger, making.filter, making.manual_credit, making.dry_run),
+            feed: Feed::new(hub, (owner, watched), ledger, reads),
             hub: Arc::downgrade(hub),
             hub_id: hub.id,
             inbox,

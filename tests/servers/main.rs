@@ -41,6 +41,8 @@ mod network;
 mod outage;
 #[cfg(feature = "kafka")]
 mod patience;
+#[cfg(feature = "kafka")]
+mod provisional;
 mod proxy;
 mod proxy_tests;
 mod rabbitmq;

@@ -162,7 +162,8 @@ pub(super) fn key(number: u64) -> String {
 }
 
 pub(super) fn forwarded(hub: &Hub) {
-    hub.wait_forwarded(Some(Duration::from_secs(60))).unwrap();
+    let done = hub.wait_forwarded(Some(Duration::from_secs(60)));
+    assert!(done.is_ok(), "{done:?} {}", own(hub));
 }
 
 pub(super) fn publisher_of(hub: &Hub, side: Side, topic: &str) -> Publisher {

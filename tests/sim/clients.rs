@@ -274,8 +274,11 @@ impl World {
         self.after(130 * MS, Event::Show);
         let Some(id) = self.some_lane(Kind::Event) else { return };
         let group = 1 << self.rng.below(2);
-        let shown =
-            self.lane_op(id, "shown", |lane, gate, rules, now, _| lane.provisional(now, gate, group, rules)).flatten();
+        let shown = self.lane_op(id, "shown", |lane, gate, rules, now, _| {
+            let all: Vec<u64> = lane.places().map(|(seq, _)| seq).collect();
+            all.into_iter().find(|seq| lane.show(*seq, now, gate, group, rules))
+        });
+        let shown = shown.flatten();
         let Some(seq) = shown else { return };
         let checked = self.checker.shown(seq, group);
         self.check(checked);

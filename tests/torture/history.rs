@@ -238,6 +238,11 @@ impl Break {
 }
 
 impl History {
+    /// A copy that was shown while the server was away: it has no place in the log.
+    pub fn is_provisional(&self, delivery: &Delivery) -> bool {
+        delivery.offset < 0 && self.side(&delivery.name.topic) == Some(Side::Kafka)
+    }
+
     pub fn side(&self, topic: &str) -> Option<Side> {
         self.topics.get(topic).map(|topic| topic.side)
     }

@@ -125,6 +125,18 @@ const CASES: &[Case] = &[
     }),
     ("C11: left in a queue", || breaks("C11", |history| history.left[0].1 = 3)),
     ("C12: an offset that nobody read", || breaks("C12", |history| history.partitions[0].end += 1)),
+    ("C12: an event whose provisional copy was the end of it", || {
+        kept_with(|history| {
+            let seventh = at(history, EVENTS, 7);
+            history.deliveries[seventh].offset = -1;
+        })
+    }),
+    ("C5: a provisional copy that was given back, and the real one", || {
+        kept_with(|history| shown_as_well(history, Decision::Retry))
+    }),
+    ("C5: a provisional copy that was the end of it, and the real one", || {
+        breaks("C5", |history| shown_as_well(history, Decision::Ack))
+    }),
     ("C12: a place before the end", || breaks("C12", |history| history.partitions[0].committed = Some(3))),
     ("C12: no place at all", || breaks("C12", |history| history.partitions[0].committed = None)),
     ("rest: stuck", || breaks("rest", |history| history.stuck = Some("17 in the spool".to_owned()))),
@@ -173,6 +185,11 @@ fn breaks_in(rule: &str, history: &History) -> Result<(), String> {
         None if broken.is_empty() => Err(format!("{rule} holds")),
         None => Ok(()),
     }
+}
+
+/// A provisional copy of an event, beside the real one.
+fn shown_as_well(history: &mut History, decision: Decision) {
+    copy(history, EVENTS, 7, |own| (own.offset, own.decision) = (-1, decision));
 }
 
 fn plans_are_bounded() -> Result<(), String> {

@@ -85,6 +85,14 @@ impl Group {
         Some(Id(half(first), half(second)))
     }
 
+    /// The name that a provisional copy has with its real one, which is known by its place otherwise.
+    pub fn id_of_copy(&self, message: &Message) -> Id {
+        let id = message.id();
+        let name = ("copy", &**message.topic(), id.as_str(), message.key(), message.payload());
+        let [first, second] = &self.keys;
+        Id(first.hash_one(name), second.hash_one(name))
+    }
+
     /// Whether nothing could be known of what arrives.
     pub fn knows_nothing(&self) -> bool {
         self.keeps == Keeps::Broken && self.known.load(Ordering::Acquire) == 0

@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::hub::subscribe::sink::SubSink;
 use crate::hub::{Shared, Timeout};
 use crate::limits::PREFETCH_MAX;
-use crate::message::Message;
+use crate::message::{Message, TopicKind};
 use crate::sync::Mutex;
 
 /// A source that knows what its group has seen.
@@ -36,6 +36,8 @@ pub(in crate::hub) struct Watched {
     sink: Arc<SubSink>,
     lease: Option<Duration>,
     prefetch: usize,
+    /// Provisional copies come here, of events whose real ones are known by their place.
+    has_copies: bool,
     own: Weak<Watched>,
     state: Mutex<State>,
 }
@@ -99,6 +101,7 @@ impl Watched {
         spec: &SubscribeSpec,
     ) -> Arc<Self> {
         let (lease, prefetch) = (spec.lease, spec.prefetch);
+        let has_copies = spec.kind == TopicKind::Event && group.keeps == Keeps::Broken;
         let watched = Arc::new_cyclic(|own| Self {
             number,
             group,
@@ -106,6 +109,7 @@ impl Watched {
             sink,
             lease,
             prefetch,
+            has_copies,
             own: Weak::clone(own),
             state: Mutex::default(),
         });
@@ -164,7 +168,16 @@ impl Watched {
         state.came.extend(out.drain(from..));
         let State { came, drops, effects, .. } = state;
         for delivery in came.drain(..) {
-            let Some(id) = self.looked_up(&delivery) else {
+            if delivery.provisional && self.has_copies {
+                let (id, by) = (self.group.id_of_copy(&delivery.message), self.ticket(delivery.tag));
+                let ((), more) = self.group.with(|memory, now, effects| memory.start(now, id, by, effects));
+                effects.ended.extend(more.ended);
+                effects.run.extend(more.run);
+                out.push(delivery);
+                continue;
+            }
+            let shown = self.shown(&delivery);
+            let Some(id) = shown.or_else(|| self.looked_up(&delivery)) else {
                 out.push(delivery);
                 continue;
             };
@@ -173,12 +186,24 @@ impl Watched {
                 self.group.with(|memory, now, effects| memory.arrive(now, id, self.ticket(tag), copy, effects));
             match arrival {
                 Arrival::Run(copy) => out.push(copy.delivery),
-                Arrival::Done(_) => drops.push((tag, Verdict::Ack)),
+                Arrival::Done(_) => {
+                    drops.push((tag, Verdict::Ack));
+                    if shown.is_some() {
+                        // A program may use an id again: this was the one that was shown.
+                        self.group.with(|memory, _, _| memory.forget_one_done(id));
+                    }
+                }
                 Arrival::Held => {}
             }
             effects.ended.extend(more.ended);
             effects.run.extend(more.run);
         }
+    }
+
+    /// The id of the provisional copy of one, where that is known.
+    fn shown(&self, delivery: &Delivery) -> Option<super::Id> {
+        let id = self.has_copies.then(|| self.group.id_of_copy(&delivery.message))?;
+        self.group.with(|memory, _, _| memory.knows(id)).0.then_some(id)
     }
 
     /// The id of one that is to be looked up. In the ledger there is only what came before: of tasks that is
@@ -306,7 +331,8 @@ impl Source for Watched {
         }
         let looked = out.len();
         let flow = self.inner.fetch(max - (looked - from), out);
-        if out.len() > looked && !self.group.knows_nothing() {
+        let is_new = |out: &[Delivery]| out.iter().skip(looked).any(|own| own.provisional);
+        if out.len() > looked && (!self.group.knows_nothing() || (self.has_copies && is_new(out))) {
             self.look_at(&mut state, out, looked);
         }
         flow

@@ -30,6 +30,10 @@ impl Bench {
         self.memory.arrive(self.now, id, ticket(tag), tag, &mut self.effects)
     }
 
+    fn start(&mut self, id: Id, tag: u64) {
+        self.memory.start(self.now, id, ticket(tag), &mut self.effects);
+    }
+
     fn done(&mut self, tag: u64) -> bool {
         self.memory.done(self.now, ticket(tag), &mut self.effects)
     }
@@ -129,6 +133,27 @@ fn the_ledger_knows_only_what_broke() {
     assert_eq!([bench.arrive(A, 1), bench.arrive(A, 2)], [Arrival::Run(1), Arrival::Run(2)]);
     assert!(!bench.done(1));
     assert_eq!(bench.memory.len(), 0);
+}
+
+#[test]
+fn a_real_copy_waits_for_its_provisional_one_and_is_taken_for_it_once() {
+    let mut bench = Bench::new(Keeps::Broken, 10);
+    bench.start(A, 1);
+    // Another that cannot be told apart from it is not waited for.
+    bench.start(A, 2);
+    assert!(bench.memory.knows(A) && !bench.done(2));
+    assert_eq!(bench.arrive(A, 3), Arrival::Held);
+    assert!(bench.done(1));
+    assert_eq!(bench.asked().ack, [3]);
+    assert_eq!(bench.arrive(A, 4), Arrival::Done(4));
+    bench.memory.forget_one_done(A);
+    assert_eq!(bench.arrive(A, 5), Arrival::Run(5));
+    // Known anew, it is not forgotten in the place of the first.
+    bench.start(A, 6);
+    bench.pass(100);
+    assert_eq!(bench.arrive(A, 7), Arrival::Held);
+    bench.memory.forget_one_done(A);
+    assert_eq!(bench.arrive(A, 8), Arrival::Held);
 }
 
 #[test]

@@ -68,20 +68,18 @@ impl Lane {
         }
     }
 
-    /// The next event to be shown to a local group, as a provisional copy: each once, in order.
-    /// `group` is one bit. What may be at the server already comes from there.
-    pub fn provisional(&mut self, now: Moment, gate: Gate, group: u64, rules: &Rules) -> Option<u64> {
-        if !is_for_local(gate, rules, Kind::Event) {
-            return None;
-        }
+    /// Whether an event is shown to a local group now, as a provisional copy: once. `group` is one bit. What may be at
+    /// the server already comes from there.
+    pub fn show(&mut self, seq: u64, now: Moment, gate: Gate, group: u64, rules: &Rules) -> bool {
+        let index = self.find(seq).filter(|_| is_for_local(gate, rules, Kind::Event));
+        let Some(record) = index.and_then(|index| self.records.get_mut(index)) else { return false };
         // One whose caller waits for the server may be withdrawn yet.
-        let fresh = |record: &&mut Record| {
-            let here = record.at == At::Queued && !record.maybe_dup() && record.owes.is_none();
-            here && record.expires > now && record.shown & group == 0
-        };
-        let record = self.records.iter_mut().find(fresh)?;
-        record.shown |= group;
-        Some(record.seq)
+        let here = record.at == At::Queued && !record.maybe_dup() && record.owes.is_none();
+        let fresh = here && record.expires > now && record.shown & group == 0;
+        if fresh {
+            record.shown |= group;
+        }
+        fresh
     }
 
     /// A local group has handled its copy; it goes along with the record when that is sent.

@@ -66,8 +66,8 @@
 //! # Limits
 //!
 //! - A lane keeps about a hundred bytes for each record that is not settled; a million spooled records are a
-//!   hundred megabytes. Looking one up is a binary search; `expire`, `evict`, `lease` without a key and
-//!   `provisional` walk the lane.
+//!   hundred megabytes. Looking one up is a binary search; `expire`, `evict` and `lease` without a key
+//!   walk the lane.
 //! - Sixty-four local groups can be shown provisional copies; a group is one bit.
 //! - Order in a lane is that of one connection, which a client keeps. A client that ends one record as
 //!   `NotSent` or `Unknown`, goes on, and delivers later ones of the same lane has broken it: such an ending

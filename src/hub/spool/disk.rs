@@ -71,7 +71,10 @@ impl SpoolTopic {
         match spool.is_closing() {
             // It would end with the process, and nobody would hear of it.
             true => lane.append_failed(seq, maybe_dup, actions),
-            false => lane.appended(seq, spool.level(), actions),
+            false => {
+                lane.appended(seq, spool.level(), actions);
+                state.has_come(seq);
+            }
         }
     }
 
@@ -107,11 +110,12 @@ impl SpoolTopic {
         }
     }
 
-    /// What workers of this process have made of a record.
-    pub(super) fn note(&self, clock: &Clock, state: &mut State, seq: u64, attempt: u16) {
+    /// What workers of this process, or groups, have made of a record. The disk does not have which groups: a later
+    /// process sends it as a second copy, which it is to them.
+    pub(super) fn note(&self, clock: &Clock, state: &mut State, seq: u64, (attempt, handled): (u16, u64)) {
         if let (Some(rows), Some(kept)) = (self.rows(), state.records.get_mut(&seq)) {
             kept.tries = attempt;
-            rows.note(seq, attempt, kept.handed, wall_us(clock, kept.due));
+            rows.note(seq, attempt, kept.handed || handled != 0, wall_us(clock, kept.due));
         }
     }
 
@@ -178,6 +182,9 @@ impl SpoolSink for SpoolTopic {
                 if matches!(told, Told::Marked(false)) {
                     // It says nothing of the server: with nothing that can be sent, the connection is all to go by.
                     self.on_probe(&spool, seq, None, true, &mut after);
+                }
+                if matches!(told, Told::Written) {
+                    state.has_come(seq);
                 }
                 self.with_lane(&spool, &mut state, &key, gate, &mut after, |lane, out| match told {
                     Told::Written => {

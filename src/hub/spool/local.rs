@@ -1,17 +1,18 @@
 //! Subscriptions over an outage: opened while the server is away, and handed what is kept for it.
 //!
 //! A subscription to tasks of a route with `"on_outage": "local"` gets kept tasks while its server is away: each is
-//! done here or sent, never both, which is the lane's to decide. A subscription that is opened while the server is away
-//! begins there when it is back.
+//! done here or sent, never both, which is the lane's to decide. A group that subscribes to events of such a route is
+//! shown what is kept, as provisional copies; each event is sent all the same. A subscription that is opened while the
+//! server is away begins there when it is back.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::topic::{Leased, SpoolTopic};
+use super::topic::SpoolTopic;
 use super::Spool;
-use crate::broker::{BackendEvent, Delivery, Flow, Level, Sink, Source, Start, SubscribeSpec, Verdict};
+use crate::broker::{BackendEvent, Delivery, Flow, Group, Level, Sink, Source, Start, SubscribeSpec, Verdict};
 use crate::clock::Moment;
 use crate::error::{Error, Kind, Result};
 use crate::hub::failover::lane::Verdict as Settled;
@@ -22,6 +23,8 @@ use crate::sync::{Mutex, RwLock};
 
 /// Set in the tags of what was kept here; those of servers are smaller.
 const LOCAL: u64 = 1 << 63;
+/// Groups that are shown events: each is a bit.
+const GROUPS_MAX: usize = 64;
 /// Longest attempt to open a subscription at a server that has come back.
 const OPENING: Duration = Duration::from_secs(30);
 /// Waits after attempts in vain, doubled each time.
@@ -37,6 +40,8 @@ pub(super) struct LocalSource {
     server: RwLock<Option<Arc<dyn Source>>>,
     opening: Mutex<Opening>,
     closed: AtomicBool,
+    /// The bit of its group, where that is shown events.
+    group: Option<u64>,
     /// The last fetch wanted something, and found too little.
     wants: AtomicBool,
     next_tag: AtomicU64,
@@ -51,7 +56,7 @@ struct Opening {
     again: Option<(Moment, Duration)>,
 }
 
-/// A kept task that is out.
+/// A kept message that is out.
 struct Out {
     topic: Arc<SpoolTopic>,
     seq: u64,
@@ -74,6 +79,7 @@ impl Spool {
             server: RwLock::new(server),
             opening: Mutex::default(),
             closed: AtomicBool::new(false),
+            group: self.group_of(spec),
             wants: AtomicBool::new(false),
             next_tag: AtomicU64::new(LOCAL),
             out: Mutex::default(),
@@ -82,6 +88,33 @@ impl Spool {
         sources.retain(|weak| weak.strong_count() > 0);
         sources.push(Arc::downgrade(&source));
         Ok(source)
+    }
+
+    /// The bit of the group that is shown events; `None`: it is none, or all bits are given.
+    fn group_of(&self, spec: &SubscribeSpec) -> Option<u64> {
+        let Group::Named(name) = &spec.group else { return None };
+        if spec.kind != TopicKind::Event || spec.read_only {
+            return None;
+        }
+        let mut groups = self.groups.lock();
+        let known = groups.iter().position(|own| own == name);
+        let at = known.unwrap_or(groups.len());
+        if at >= GROUPS_MAX {
+            return None;
+        }
+        if known.is_none() {
+            groups.push(name.clone());
+        }
+        Some(1 << at)
+    }
+
+    /// The groups of these bits.
+    pub(super) fn group_names(&self, bits: u64) -> Vec<String> {
+        if bits == 0 {
+            return Vec::new();
+        }
+        let groups = self.groups.lock();
+        groups.iter().enumerate().filter(|(at, _)| bits & (1 << at) != 0).map(|(_, name)| name.clone()).collect()
     }
 
     fn live_sources(&self) -> Vec<Arc<LocalSource>> {
@@ -108,7 +141,8 @@ impl Spool {
 impl LocalSource {
     /// Whether kept messages are for it.
     fn takes_kept(&self) -> bool {
-        self.spec.kind == TopicKind::Task && !self.spec.read_only && !self.closed.load(Ordering::Acquire)
+        let takes = self.spec.kind == TopicKind::Task || self.group.is_some();
+        takes && !self.spec.read_only && !self.closed.load(Ordering::Acquire)
     }
 
     fn server(&self) -> Option<Arc<dyn Source>> {
@@ -163,7 +197,7 @@ impl LocalSource {
         }
     }
 
-    /// Kept tasks, as many as there is room for.
+    /// Kept messages, as many as there is room for.
     fn fetch_kept(&self, max: usize, out: &mut Vec<Delivery>) -> usize {
         let Some(spool) = self.spool.upgrade().filter(|spool| self.takes_kept() && !spool.driver.is_open()) else {
             return 0;
@@ -171,27 +205,45 @@ impl LocalSource {
         let room = self.spec.prefetch.saturating_sub(self.out.lock().len()).min(max);
         let before = out.len();
         for topic in spool.topics().into_iter().filter(|topic| self.pattern.matches(topic.name())) {
-            for Leased { seq, message, tries, again } in topic.lease(&spool, room - (out.len() - before)) {
-                let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
-                let attempt = u32::from(message.attempts()) + u32::from(tries) + 1;
-                self.out.lock().insert(tag, Out { topic: Arc::clone(&topic), seq, message: message.clone() });
-                out.push(Delivery {
-                    message,
-                    tag,
-                    attempt,
-                    unsure: 0,
-                    redelivered: again || attempt > 1,
-                    provisional: false,
-                    partition: 0,
-                    offset: -1,
-                });
+            let room = room - (out.len() - before);
+            match self.group {
+                None => out.extend(topic.lease(&spool, room).into_iter().map(|own| {
+                    let attempt = u32::from(own.message.attempts()) + u32::from(own.tries) + 1;
+                    let redelivered = own.again || attempt > 1;
+                    Delivery { attempt, redelivered, ..self.hand_out(&topic, own.seq, own.message) }
+                })),
+                Some(group) => {
+                    let shown = topic.show(&spool, group, self.spec.ordered, room).into_iter();
+                    let shown = shown.map(|(seq, message)| self.hand_out(&topic, seq, message));
+                    out.extend(shown.map(|own| Delivery { provisional: true, ..own }));
+                }
             }
         }
         out.len() - before
     }
 
+    fn hand_out(&self, topic: &Arc<SpoolTopic>, seq: u64, message: Message) -> Delivery {
+        let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
+        self.out.lock().insert(tag, Out { topic: Arc::clone(topic), seq, message: message.clone() });
+        Delivery {
+            message,
+            tag,
+            attempt: 1,
+            unsure: 0,
+            redelivered: false,
+            provisional: false,
+            partition: 0,
+            offset: -1,
+        }
+    }
+
     fn settle_kept(&self, tag: u64, verdict: Verdict) -> bool {
         let (Some(own), Some(spool)) = (self.out.lock().remove(&tag), self.spool.upgrade()) else { return false };
+        if let Some(group) = self.group {
+            let done = verdict == Verdict::Ack;
+            own.topic.is_seen(&spool, group, (own.seq, &own.message), self.spec.ordered, done);
+            return true;
+        }
         let settled = match verdict {
             Verdict::Ack => Settled::Done,
             Verdict::Retry(delay) => Settled::Failed(spool.context.clock.now().plus(delay)),

@@ -143,6 +143,8 @@ pub(super) struct Spool {
     dead: AtomicU64,
     /// Subscriptions of this process.
     sources: Mutex<Vec<Weak<LocalSource>>>,
+    /// Groups that are shown events: the place of each is its bit.
+    groups: Mutex<Vec<String>>,
     /// What was left for the driver to finish.
     later: Mutex<Vec<After>>,
     metrics: Arc<Metrics>,
@@ -227,6 +229,7 @@ impl Spool {
             graves: Mutex::default(),
             dead: AtomicU64::new(0),
             sources: Mutex::default(),
+            groups: Mutex::default(),
             later: Mutex::default(),
             metrics: Arc::clone(&hub.metrics),
             probe: Mutex::default(),

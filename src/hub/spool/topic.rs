@@ -5,21 +5,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use self::publishing::Publishing;
+use self::sending::{ending_of, Tell};
 use super::disk::NewRow;
 use super::standing::Standing;
 use super::{After, Probed, Spool};
 use crate::broker::embedded::disk::{SpoolRows, SpoolSink};
-use crate::broker::{Batch, Destination, Outcome, Taken, Ticket, Wake};
+use crate::broker::{Batch, Destination, Outcome, Taken, Wake};
 use crate::clock::Moment;
 use crate::config::OnOutage;
-use crate::error::{Error, Fate, Kind, Result};
+use crate::error::{Error, Fate, Kind};
 use crate::hub::failover::lane::{Completed, Fate as LaneFate, Lane, LaneAction, Rules, Verdict as Settled};
 use crate::hub::failover::{Ending, Gate, Way};
 use crate::message::{Message, Record, TopicKind};
-use crate::metrics::Counter;
 use crate::sync::{Mutex, MutexGuard};
 
 mod publishing;
+mod sending;
+mod showing;
 mod state;
 
 use state::Flight;
@@ -163,9 +165,9 @@ impl SpoolTopic {
         !self.evicts.swap(true, Ordering::AcqRel)
     }
 
-    /// Whether workers of this process may have what is kept.
+    /// Whether workers and groups of this process may have what is kept.
     pub(super) fn is_local(&self) -> bool {
-        self.kind == TopicKind::Task && self.rules.on_outage == OnOutage::Local
+        self.rules.on_outage == OnOutage::Local
     }
 
     /// The gate, read under the topic's lock.
@@ -188,7 +190,7 @@ impl SpoolTopic {
     pub fn lease(&self, spool: &Spool, max: usize) -> Vec<Leased> {
         let mut after = After::default();
         let mut leased = Vec::new();
-        if self.is_local() && max > 0 {
+        if self.is_local() && self.kind == TopicKind::Task && max > 0 {
             let mut state = self.state.lock();
             let (gate, now) = (self.gate(spool), spool.context.clock.now());
             let waiting = state.lanes.iter().filter(|(_, own)| own.may_lease(now));
@@ -355,6 +357,7 @@ impl SpoolTopic {
         }
         if is_idle {
             state.lanes.remove(key);
+            state.no_views_of_nothing();
         }
         Some(result)
     }
@@ -382,28 +385,18 @@ impl SpoolTopic {
                 }
                 LaneAction::Mark { seq } => self.mark(spool, state, key, seq, gate, (actions, after)),
                 LaneAction::Withdraw { seq } => self.withdraw(state, key, seq, actions),
-                LaneAction::Note { seq, attempt, .. } => self.note(&spool.context.clock, state, seq, attempt),
-                LaneAction::Send { seq, epoch, maybe_dup, attempt, .. } => {
+                LaneAction::Note { seq, attempt, handled } => {
+                    self.note(&spool.context.clock, state, seq, (attempt, handled));
+                }
+                LaneAction::Send { seq, epoch, maybe_dup, attempt, handled } => {
                     let sent = match &stopped {
                         // What follows one that was not taken must not pass it.
                         Some(why) => Err(Error::clone(why)),
-                        None => self.send(spool, state, seq, epoch, (maybe_dup, attempt)),
+                        None => self.send(spool, state, (seq, epoch), Tell { maybe_dup, attempt, handled }),
                     };
                     if let Err(why) = sent {
-                        let ending = ending_of(&why);
-                        if let Some(kept) = state.records.get_mut(&seq) {
-                            kept.why = Some(why.clone());
-                        }
-                        if let Some(lane) = state.lanes.get_mut(key) {
-                            lane.complete(seq, epoch, ending, &self.rules, actions);
-                        }
-                        if why.kind() == Kind::Full {
-                            // That says nothing of the server.
-                            spool.note_full(after);
-                        } else {
-                            self.on_probe(spool, seq, Some(epoch), ending == Ending::Refused, after);
-                        }
-                        if ending == Ending::NotSent {
+                        let may_follow = self.not_sent(spool, state, key, (seq, epoch), &why, (actions, after));
+                        if !may_follow {
                             stopped.get_or_insert(why);
                         }
                     }
@@ -427,6 +420,32 @@ impl SpoolTopic {
             }
         }
         actions.clear();
+    }
+
+    /// A record was not taken by the server's client; answers whether what follows it may go.
+    fn not_sent(
+        &self,
+        spool: &Spool,
+        state: &mut State,
+        key: &LaneKey,
+        (seq, epoch): (u64, u64),
+        why: &Error,
+        (actions, after): (&mut Vec<LaneAction>, &mut After),
+    ) -> bool {
+        let ending = ending_of(why);
+        if let Some(kept) = state.records.get_mut(&seq) {
+            kept.why = Some(why.clone());
+        }
+        if let Some(lane) = state.lanes.get_mut(key) {
+            lane.complete(seq, epoch, ending, &self.rules, actions);
+        }
+        if why.kind() == Kind::Full {
+            // That says nothing of the server.
+            spool.note_full(after);
+        } else {
+            self.on_probe(spool, seq, Some(epoch), ending == Ending::Refused, after);
+        }
+        ending != Ending::NotSent
     }
 
     /// A record leaves the spool, and the disk.
@@ -465,76 +484,6 @@ impl SpoolTopic {
         let ended = state.records.remove(&seq).and_then(|kept| self.ended(spool, kept.message, fate, kept.why));
         after.fates.extend(ended);
         spool.count(fate);
-    }
-
-    /// A record that was tried here, without what its server has no place for: that must not bury it.
-    fn lightest<'a>(&self, record: Record<'a>, attempts: u16) -> Record<'a> {
-        let at_once = Record { delay_ms: 0, ..record };
-        let untried = Record { attempts, ..record };
-        let plain = Record { attempts, ..at_once };
-        let fits =
-            [&record, &at_once, &untried, &plain].into_iter().find(|own| self.server.check(own).is_ok()).copied();
-        fits.unwrap_or(record)
-    }
-
-    /// Hands a record of the spool to the server.
-    fn send(
-        &self,
-        spool: &Spool,
-        state: &mut State,
-        seq: u64,
-        epoch: u64,
-        (maybe_dup, attempt): (bool, u16),
-    ) -> Result<()> {
-        let flight = state.next_flight;
-        state.next_flight += 1;
-        let Some(Kept { message: Some(message), due, leased, .. }) = state.records.get(&seq) else {
-            return Err(Error::internal("a record of the spool has no message"));
-        };
-        let clock = &spool.context.clock;
-        let (now, now_us, id) = (clock.now(), clock.wall_us(), message.id());
-        let left = due.since(now);
-        let record = Record {
-            // A worker that ended without a verdict may have done it; failed attempts tell of themselves.
-            maybe_dup: maybe_dup || message.maybe_dup() || (*leased && attempt == 0),
-            attempts: message.attempts().saturating_add(attempt),
-            ttl_ms: message.expires_us().map_or(0, |at| (at.saturating_sub(now_us) / 1000).max(1)),
-            delay_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),
-            ..Record::again(message, id.as_str())
-        };
-        let record = if attempt > 0 { self.lightest(record, message.attempts()) } else { record };
-        if record.maybe_dup {
-            spool.metrics.add(Counter::MaybeDuplicate, 1);
-        }
-        let numbers = AtomicU64::new(seq);
-        let batch = Batch {
-            records: std::slice::from_ref(&record),
-            first_ticket: Ticket(self.base | flight),
-            numbers: &numbers,
-            now_us,
-            require: None,
-            since: None,
-        };
-        let taken = self.server.publish(&batch);
-        match (taken.count, taken.stopped) {
-            (0, stopped) => Err(stopped.unwrap_or_else(|| Error::internal("a backend stopped without a reason"))),
-            _ => {
-                state.flights.insert(flight, Flight { seq, epoch, forwarded: true });
-                Ok(())
-            }
-        }
-    }
-}
-
-/// How a record ended that the server's client did not take.
-fn ending_of(why: &Error) -> Ending {
-    let by_itself = matches!(
-        why.kind(),
-        Kind::Header | Kind::Unsupported | Kind::TooLarge | Kind::Name | Kind::Arg | Kind::Refused | Kind::TopicKind
-    );
-    match by_itself || why.fate() == Some(Fate::Refused) {
-        true => Ending::Refused,
-        false => Ending::NotSent,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Broken;
-use crate::history::{Delivery, Ending, History, Name};
+use crate::history::{Decision, Delivery, Ending, History, Name};
 use crate::setup::{Side, CONSUMERS, PREFETCH, WINDOW};
 
 type Lane<'a> = (&'a str, u16, &'a str);
@@ -23,8 +23,10 @@ pub fn c4_order_is_kept(history: &History) -> Vec<Broken> {
 
 fn by_offset(history: &History) -> Vec<Broken> {
     let mut first: BTreeMap<Lane<'_>, BTreeMap<u64, &Delivery>> = BTreeMap::new();
-    for delivery in history.deliveries.iter().filter(|delivery| history.side(&delivery.name.topic) == Some(Side::Kafka))
-    {
+    let from_kafka = |delivery: &&Delivery| {
+        history.side(&delivery.name.topic) == Some(Side::Kafka) && !history.is_provisional(delivery)
+    };
+    for delivery in history.deliveries.iter().filter(from_kafka) {
         let copies = first.entry(lane(&delivery.name)).or_default();
         let known = copies.entry(delivery.name.seq).or_insert(delivery);
         if delivery.offset < known.offset {
@@ -106,6 +108,10 @@ pub fn c5_copies_have_reasons(history: &History) -> Vec<Broken> {
             let again = copy.offset >= 0
                 && copies[..index].iter().any(|other| (other.partition, other.offset) == (copy.partition, copy.offset));
             if copy.redelivered || copy.attempt > 1 || copy.maybe_dup {
+                continue;
+            }
+            // What is made of a provisional copy counts if it is the end of it.
+            if history.is_provisional(copy) && copy.decision != Decision::Ack {
                 continue;
             }
             match plain {

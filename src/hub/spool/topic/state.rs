@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
+use super::showing::View;
 use crate::broker::Ticket;
 use crate::clock::Moment;
 use crate::error::Error;
@@ -36,6 +37,8 @@ pub(in crate::hub::spool) struct State {
     pub records: NumberMap<Kept>,
     pub flights: NumberMap<Flight>,
     pub next_flight: u64,
+    /// Of the groups that are shown what is kept.
+    pub views: Vec<View>,
     /// Reused.
     pub actions: Vec<LaneAction>,
 }
