@@ -22,6 +22,7 @@ struct Figures {
     endings: BTreeMap<&'static str, usize>,
     levels: BTreeMap<&'static str, usize>,
     deliveries: usize,
+    provisional: usize,
     messages: usize,
     copies: usize,
     marked: usize,
@@ -60,6 +61,7 @@ impl Figures {
             endings,
             levels,
             deliveries: history.deliveries.len(),
+            provisional: history.deliveries.iter().filter(|own| history.is_provisional(own)).count(),
             messages: by_name.len(),
             copies: twice.len(),
             marked,
@@ -90,12 +92,12 @@ fn listed(counts: &BTreeMap<&'static str, usize>) -> String {
 impl Report {
     pub fn print(&self) {
         let figures = Figures::of(&self.history);
-        let Figures { deliveries, messages, copies, marked, longest_call_ms, .. } = &figures;
+        let Figures { deliveries, provisional, messages, copies, marked, longest_call_ms, .. } = &figures;
         println!("  faults: {}", figures.faults());
         println!("  publishes: {} ({})", self.history.attempts.len(), listed(&figures.endings));
         println!("  confirmed at level: {}", listed(&figures.levels));
         println!(
-            "  deliveries: {deliveries} of {messages} messages; acknowledged twice: {copies}, of them marked: {marked}"
+            "  deliveries: {deliveries} of {messages} messages, {provisional} provisional; acknowledged twice: {copies}, of them marked: {marked}"
         );
         let kept: Vec<String> = self
             .history
