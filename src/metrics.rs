@@ -45,7 +45,7 @@ counters! {
     HandlerPanics "handler_panics_total" "Panics caught in handlers.";
     Revoked "leases_ended_total" "Deliveries taken back because their lease ended.";
     DuplicatesDropped "duplicates_dropped_total" "Deliveries acknowledged and not handed over: a subscription with dedup had seen their id done.";
-    LedgerAcked "ledger_acked_total" "Deliveries acknowledged and not handed over: their handler was done after their connection had broken.";
+    LedgerAcked "ledger_acked_total" "Deliveries acknowledged and not handed over: their handler was done after their connection had broken, or had had a provisional copy.";
     Provisional "provisional_total" "Events handed over as provisional copies, while their server was away.";
     ProvisionalDone "provisional_done_total" "Deliveries acknowledged and not handed over: their group had handled the provisional copy.";
     Replayed "replayed_total" "Messages handed over by replays.";

@@ -122,6 +122,8 @@ struct Runs<C> {
     /// Its connection broke: until when it is waited for.
     broken: Option<Moment>,
     held: VecDeque<(Ticket, C)>,
+    /// A provisional copy: done, it takes the place of one real copy.
+    once: bool,
 }
 
 impl<C> Memory<C> {
@@ -161,9 +163,14 @@ impl<C> Memory<C> {
     /// A provisional copy is handed over: its real one waits for what becomes of it.
     pub fn start(&mut self, now: Moment, id: Id, by: Ticket, effects: &mut Effects<C>) {
         self.forget_done(now);
-        // Two that cannot be told apart: the second is not waited for.
-        if !self.known.contains_key(&id) && self.make_room(effects) {
+        if self.known.contains_key(&id) {
+            // Two that cannot be told apart: the real one of each comes.
+            self.forget(id, effects);
+        } else if self.make_room(effects) {
             self.enter(id, by, None);
+            if let Some(Known::Runs(runs)) = self.known.get_mut(&id) {
+                runs.once = true;
+            }
         }
     }
 
@@ -183,12 +190,17 @@ impl<C> Memory<C> {
     pub fn done(&mut self, now: Moment, by: Ticket, effects: &mut Effects<C>) -> bool {
         let Some((id, runs)) = self.running(by) else { return false };
         let (broken, held) = (runs.broken, std::mem::take(&mut runs.held));
+        let is_over = runs.once && !held.is_empty();
         self.unbreak(id, broken);
         self.tickets.remove(&by);
         self.held -= held.len();
         for (ticket, copy) in held {
             self.tickets.remove(&ticket);
             effects.ack.push(copy);
+        }
+        if is_over {
+            self.known.remove(&id);
+            return true;
         }
         self.known.insert(id, Known::Done);
         self.done.push_back((now.plus(self.window), id));
@@ -301,7 +313,7 @@ impl<C> Memory<C> {
     }
 
     fn enter(&mut self, id: Id, by: Ticket, broken: Option<Moment>) {
-        self.known.insert(id, Known::Runs(Box::new(Runs { by, broken, held: VecDeque::new() })));
+        self.known.insert(id, Known::Runs(Box::new(Runs { by, broken, held: VecDeque::new(), once: false })));
         self.tickets.insert(by, id);
     }
 

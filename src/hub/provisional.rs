@@ -4,37 +4,44 @@
 //! the time the event goes to its server is told with it, so that no member of the group, in whatever process, is handed
 //! it again.
 
-use serde::{Deserialize, Serialize};
+use super::retry::REDRIVEN;
+use crate::broker::{BackendKind, Group, SubscribeSpec};
+use crate::message::{Message, TopicKind};
 
-use crate::message::Message;
-
-/// Tells the groups that have handled an event.
+/// Tells who has handled an event: its topic and id, as a copy of the headers elsewhere says nothing, and names, a line
+/// each.
 pub const HANDLED: &str = "hmq-handled";
 
-/// Bound to its message: a copy of the headers elsewhere says nothing.
-#[derive(Serialize, Deserialize)]
-struct Handled<'a> {
-    topic: &'a str,
-    id: &'a str,
-    #[serde(borrow)]
-    groups: Vec<std::borrow::Cow<'a, str>>,
+/// The name under which an event is handled once: that of the group; with RabbitMQ each pattern has a queue of its own.
+/// `None`: a subscription that is shown nothing.
+pub(super) fn name_of(backend: BackendKind, spec: &SubscribeSpec) -> Option<String> {
+    let Group::Named(group) = &spec.group else { return None };
+    if spec.kind != TopicKind::Event || spec.read_only || group.contains('\n') {
+        return None;
+    }
+    Some(match backend {
+        BackendKind::Kafka => group.clone(),
+        // A pattern has no blanks.
+        _ => format!("{} {group}", spec.pattern),
+    })
 }
 
 /// The header's value.
-pub(super) fn handled_by(topic: &str, id: &str, groups: &[String]) -> String {
-    let groups = groups.iter().map(|group| group.as_str().into()).collect();
-    serde_json::to_string(&Handled { topic, id, groups }).unwrap_or_default()
+pub(super) fn handled_by(topic: &str, id: &str, names: &[String]) -> String {
+    format!("{topic}\n{id}\n{}", names.join("\n"))
 }
 
-/// Whether a group has handled an event, as its headers say.
-pub(super) fn has_handled(message: &Message, group: &str) -> bool {
-    let told = message.headers().find(HANDLED);
-    let told = told.and_then(|value| serde_json::from_slice::<Handled<'_>>(value).ok());
-    told.is_some_and(|own| {
-        own.topic == &**message.topic()
-            && own.id == message.id().as_str()
-            && own.groups.iter().any(|handled| handled == group)
-    })
+/// Whether an event was handled under this name, as its headers say.
+pub(super) fn has_handled(message: &Message, name: &str) -> bool {
+    let told = message.headers().find(HANDLED).and_then(|value| std::str::from_utf8(value).ok());
+    let rest = told.and_then(|value| value.strip_prefix(&**message.topic())?.strip_prefix('\n'));
+    let names = rest.and_then(|rest| rest.strip_prefix(message.id().as_str())?.strip_prefix('\n'));
+    names.is_some_and(|names| names.split('\n').any(|own| own == name)) && !is_for_all(message)
+}
+
+/// Back from the dead letters, it is for all, also for those that had handled it.
+pub(super) fn is_for_all(message: &Message) -> bool {
+    message.headers().find(REDRIVEN).is_some()
 }
 
 #[cfg(test)]
@@ -53,13 +60,13 @@ mod tests {
 
     #[test]
     fn the_header_speaks_of_its_own_event_alone() {
-        let value = handled_by("user.created", "1", &["a \"b\"".to_owned(), "c".to_owned()]);
+        let value = handled_by("user.created", "1", &["a b".to_owned(), "c".to_owned()]);
         let own = event("user.created", "1", &value);
-        assert!(has_handled(&own, "a \"b\"") && has_handled(&own, "c") && !has_handled(&own, "b"));
+        assert!(has_handled(&own, "a b") && has_handled(&own, "c") && !has_handled(&own, "b"));
         for (topic, id) in [("user.created", "2"), ("user.created.dlq", "1")] {
             assert!(!has_handled(&event(topic, id, &value), "c"), "{topic} {id}");
         }
-        for value in ["", "c", "[]", "{}", r#"{"topic":"user.created","id":"1"}"#] {
+        for value in ["", "c", "user.created\n1", "user.created\n1\n", "user.created\nc"] {
             assert!(!has_handled(&event("user.created", "1", value), "c"), "{value}");
         }
     }

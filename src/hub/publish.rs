@@ -57,6 +57,8 @@ pub(super) struct Call {
     pub(super) since: Moment,
     /// So long it waits for a lane that is nearly home.
     pub(super) patience: Deadline,
+    /// So long it waits for a server at all: the rest of its time is for what takes the server's place.
+    pub(super) half: Deadline,
 }
 
 /// What a hand-over of several records did.
@@ -309,7 +311,8 @@ impl Shared {
     pub(super) fn call(&self, deadline: Deadline) -> Call {
         let since = self.context.clock.now();
         // After that moment was read: at this one nothing counts as patient any more.
-        Call { deadline, since, patience: Deadline::after(Some(self.config.failover.suspect_wait)) }
+        let patience = Deadline::after(Some(self.config.failover.suspect_wait));
+        Call { deadline, since, patience, half: Deadline::after(deadline.left().map(|left| left / 2)) }
     }
 
     /// Starts a publish, and waits for room, for space, and for a server that may be away; `tell` makes what its
@@ -319,7 +322,7 @@ impl Shared {
         outlet: &Outlet,
         record: &Record<'_>,
         require: Option<Level>,
-        Call { deadline, since, patience }: Call,
+        Call { deadline, since, patience, half }: Call,
         tell: impl Fn() -> Done,
     ) -> Result<()> {
         let (op, kind) = (self.next_id(), outlet.backend.kind);
@@ -329,19 +332,17 @@ impl Shared {
             // Its place in the window is given back while it waits for space.
             let ticket = self.inflight.enter(deadline, op, kind, tell())?;
             let heard = space.as_ref().map(|space| space.hang_up(outlet));
-            let in_time = !deadline.has_passed();
-            let asked = (require, in_time.then_some(since));
+            // Of before it is asked, or one that passes meanwhile would be slept over.
+            let steps = [patience, half].into_iter().filter(|step| outlet.spools && !step.has_passed());
+            let until = steps.fold(deadline, Deadline::or_before);
+            let asked = (require, (outlet.spools && !half.has_passed()).then_some(since));
             match (self.hand_over_ticket(outlet, record, ticket, asked), &space, heard) {
-                (Err(error), ..) if error.kind() != Kind::Full || !in_time => {
+                (Err(error), ..) if error.kind() != Kind::Full || (asked.1.is_none() && deadline.has_passed()) => {
                     return Err(self.count_failed(Some(error)));
                 }
                 // The bell has rung for it already, perhaps before it was hung up.
                 (Err(_), ..) if self.is_closing() => return Err(closed()),
-                (Err(_), Some(space), Some(heard)) => {
-                    // Then it is decided without a wait for the lane to get home.
-                    let until = if patience.has_passed() { deadline } else { deadline.or_before(patience) };
-                    space.0.wait(heard, until);
-                }
+                (Err(_), Some(space), Some(heard)) => space.0.wait(heard, until),
                 // Once more, now that a bell is hung up.
                 (Err(_), ..) => {
                     self.metrics.add(Counter::PublishWaits, 1);

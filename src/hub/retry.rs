@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::provisional::HANDLED;
 use super::settle::{stale, Decision, Open};
 use super::Shared;
 use crate::broker::{Level, Source, Verdict};
@@ -185,7 +186,7 @@ impl Shared {
         done: Box<dyn FnOnce(bool) + Send>,
     ) {
         let mut headers = HeaderBlock::default();
-        headers.extend(message.headers(), &DEAD_HEADERS);
+        headers.extend(message.headers(), &[&DEAD_HEADERS[..], &[HANDLED]].concat());
         headers.push(ORIGIN_TOPIC, message.topic().as_bytes());
         headers.push(ORIGIN_KIND, kind.name().as_bytes());
         let mut cut = reason.len().min(1_000);

@@ -12,6 +12,7 @@ use serde_json::{json, Value};
 use super::dedup::source::Watched;
 use super::feed::{Deferred, Feed, Incoming, Reads};
 use super::inbox::{Inbox, WeakInbox};
+use super::provisional::name_of;
 use super::retry::{Attempts, DeadLetterTopic};
 use super::route::Use;
 use super::settle::{self, Decision, LedgerUse, Owner};
@@ -310,10 +311,7 @@ impl SubShared {
             Target::Callback(_) => (None, 0),
             Target::Inbox(inbox, tag) => (Some(Arc::downgrade(&inbox.0)), *tag),
         };
-        let group = match (&making.spec.group, making.spec.kind) {
-            (Group::Named(name), TopicKind::Event) if !making.spec.read_only => Some(name.clone()),
-            (Group::Named(_) | Group::Private, _) => None,
-        };
+        let group = name_of(hub.backend_for(&making.spec.pattern, making.spec.kind)?.kind, &making.spec);
         let Making { filter, manual_credit, dry_run, .. } = making;
         let reads = Reads { filter, group, manual_credit, dry_run };
         Ok(Arc::new(Self {

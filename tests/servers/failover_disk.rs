@@ -11,10 +11,10 @@ use helixmq::broker::Level;
 use helixmq::error::{Fate, Kind};
 
 /// A directory that is removed with its test.
-struct TestDir(PathBuf);
+pub(super) struct TestDir(pub PathBuf);
 
 impl TestDir {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!("helixmq-servers-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         Self(std::env::temp_dir().join(name))

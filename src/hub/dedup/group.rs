@@ -9,9 +9,10 @@ use std::sync::{Arc, Weak};
 
 use super::source::Watched;
 use super::{Effects, Id, Keeps, Memory, Ticket};
-use crate::broker::{Delivery, Group as Sharing, SubscribeSpec, Verdict};
+use crate::broker::{BackendKind, Delivery, Group as Sharing, SubscribeSpec, Verdict};
 use crate::clock::{Alarm, AlarmId, Clock, Moment};
 use crate::config::Config;
+use crate::hub::provisional::name_of;
 use crate::hub::retry::REDRIVEN;
 use crate::hub::Shared;
 use crate::message::{Message, TopicKind};
@@ -206,13 +207,21 @@ struct Lists {
 
 impl Memories {
     /// The memory of a subscription; `None`: nothing is to be remembered.
-    pub fn group(&self, hub: &Shared, spec: &SubscribeSpec, keeps: Keeps) -> Option<Arc<Group>> {
+    pub fn group(
+        &self,
+        hub: &Shared,
+        (backend, spec): (BackendKind, &SubscribeSpec),
+        keeps: Keeps,
+    ) -> Option<Arc<Group>> {
         if !is_on(&hub.config) {
             return None;
         }
         let group = match (spec.kind, &spec.group) {
             (TopicKind::Task, _) => String::new(),
-            (TopicKind::Event, Sharing::Named(name)) => name.clone(),
+            (TopicKind::Event, Sharing::Named(name)) => match keeps {
+                Keeps::Every => name.clone(),
+                Keeps::Broken => name_of(backend, spec).unwrap_or_else(|| name.clone()),
+            },
             (TopicKind::Event, Sharing::Private) => {
                 let own = Group::new(hub, keeps);
                 let mut lists = self.0.lock();

@@ -21,6 +21,7 @@ use super::group::{Copy, Group};
 use super::{Arrival, Effects, Keeps, Ticket};
 use crate::broker::{BackendKind, Broken, Delivery, Flow, Level, Sink, Source, Start, SubscribeSpec, Verdict};
 use crate::error::Result;
+use crate::hub::provisional::is_for_all;
 use crate::hub::subscribe::sink::SubSink;
 use crate::hub::{Shared, Timeout};
 use crate::limits::PREFETCH_MAX;
@@ -70,12 +71,14 @@ pub(in crate::hub) fn open(
     sink: &Arc<SubSink>,
     timeout: Timeout,
 ) -> Result<Opened> {
+    let backend = hub.backend_for(&spec.pattern, spec.kind)?.kind;
     let keeps = match dedup {
         true => Some(Keeps::Every),
-        false => is_elsewhere(hub, spec)?.then_some(Keeps::Broken),
+        // Where it is not in this process its connection can break.
+        false => (backend != BackendKind::Embedded).then_some(Keeps::Broken),
     };
     let keeps = keeps.filter(|_| !spec.read_only);
-    let Some(group) = keeps.and_then(|keeps| hub.memories.group(hub, spec, keeps)) else {
+    let Some(group) = keeps.and_then(|keeps| hub.memories.group(hub, (backend, spec), keeps)) else {
         let plain: Arc<dyn Sink> = Arc::<SubSink>::clone(sink);
         return Ok((hub.open_source(spec, plain, timeout)?, None));
     };
@@ -85,11 +88,6 @@ pub(in crate::hub) fn open(
     // Set once, here. What was told before is nothing: nobody has fetched.
     let _ = between.source.set(Arc::downgrade(&watched));
     Ok((Arc::<Watched>::clone(&watched), Some(watched)))
-}
-
-/// Whether its broker is not in this process: then its connection can break.
-fn is_elsewhere(hub: &Shared, spec: &SubscribeSpec) -> Result<bool> {
-    Ok(hub.backend_for(&spec.pattern, spec.kind)?.kind != BackendKind::Embedded)
 }
 
 impl Watched {
@@ -202,7 +200,10 @@ impl Watched {
 
     /// The id of the provisional copy of one, where that is known.
     fn shown(&self, delivery: &Delivery) -> Option<super::Id> {
-        let id = self.has_copies.then(|| self.group.id_of_copy(&delivery.message))?;
+        if !self.has_copies || is_for_all(&delivery.message) {
+            return None;
+        }
+        let id = self.group.id_of_copy(&delivery.message);
         self.group.with(|memory, _, _| memory.knows(id)).0.then_some(id)
     }
 

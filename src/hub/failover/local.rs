@@ -82,6 +82,13 @@ impl Lane {
         fresh
     }
 
+    /// Its copy comes back, and nobody has seen it.
+    pub fn not_shown(&mut self, seq: u64, group: u64) {
+        if let Some(record) = self.find(seq).and_then(|index| self.records.get_mut(index)) {
+            record.shown &= !group;
+        }
+    }
+
     /// A local group has handled its copy; it goes along with the record when that is sent.
     pub fn handled(&mut self, seq: u64, group: u64, out: &mut Vec<LaneAction>) {
         let Some(record) = self.find(seq).and_then(|index| self.records.get_mut(index)) else { return };

@@ -114,6 +114,10 @@ impl SpoolTopic {
     /// process sends it as a second copy, which it is to them.
     pub(super) fn note(&self, clock: &Clock, state: &mut State, seq: u64, (attempt, handled): (u16, u64)) {
         if let (Some(rows), Some(kept)) = (self.rows(), state.records.get_mut(&seq)) {
+            if handled.count_ones() > 1 && attempt == kept.tries {
+                // As it is noted for the first group.
+                return;
+            }
             kept.tries = attempt;
             rows.note(seq, attempt, kept.handed || handled != 0, wall_us(clock, kept.due));
         }

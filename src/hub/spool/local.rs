@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use super::topic::SpoolTopic;
 use super::Spool;
-use crate::broker::{BackendEvent, Delivery, Flow, Group, Level, Sink, Source, Start, SubscribeSpec, Verdict};
+use crate::broker::{BackendEvent, Delivery, Flow, Level, Sink, Source, Start, SubscribeSpec, Verdict};
 use crate::clock::Moment;
 use crate::error::{Error, Kind, Result};
 use crate::hub::failover::lane::Verdict as Settled;
+use crate::hub::provisional::name_of;
+use crate::limits::PREFETCH_MAX;
 use crate::message::{Message, TopicKind};
 use crate::numbers::NumberMap;
 use crate::pattern::Pattern;
@@ -92,10 +94,7 @@ impl Spool {
 
     /// The bit of the group that is shown events; `None`: it is none, or all bits are given.
     fn group_of(&self, spec: &SubscribeSpec) -> Option<u64> {
-        let Group::Named(name) = &spec.group else { return None };
-        if spec.kind != TopicKind::Event || spec.read_only {
-            return None;
-        }
+        let name = &name_of(self.server.kind(), spec)?;
         let mut groups = self.groups.lock();
         let known = groups.iter().position(|own| own == name);
         let at = known.unwrap_or(groups.len());
@@ -202,7 +201,10 @@ impl LocalSource {
         let Some(spool) = self.spool.upgrade().filter(|spool| self.takes_kept() && !spool.driver.is_open()) else {
             return 0;
         };
-        let room = self.spec.prefetch.saturating_sub(self.out.lock().len()).min(max);
+        // Beside what is out from the server, in as many places as a subscription has.
+        let places = self.spec.prefetch.min(PREFETCH_MAX - self.spec.prefetch);
+        let places = if self.group.is_some() { places } else { self.spec.prefetch };
+        let room = places.saturating_sub(self.out.lock().len()).min(max);
         let before = out.len();
         for topic in spool.topics().into_iter().filter(|topic| self.pattern.matches(topic.name())) {
             let room = room - (out.len() - before);
@@ -240,8 +242,7 @@ impl LocalSource {
     fn settle_kept(&self, tag: u64, verdict: Verdict) -> bool {
         let (Some(own), Some(spool)) = (self.out.lock().remove(&tag), self.spool.upgrade()) else { return false };
         if let Some(group) = self.group {
-            let done = verdict == Verdict::Ack;
-            own.topic.is_seen(&spool, group, (own.seq, &own.message), self.spec.ordered, done);
+            own.topic.is_seen(&spool, group, (own.seq, &own.message), self.spec.ordered, verdict);
             return true;
         }
         let settled = match verdict {

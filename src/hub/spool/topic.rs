@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use self::publishing::Publishing;
 use self::sending::{ending_of, Tell};
@@ -49,6 +49,8 @@ pub(super) struct SpoolTopic {
     flying: AtomicU64,
     /// Records make room for others, since it was last empty.
     evicts: AtomicBool,
+    /// The server's form has a place for what is told with an event.
+    can_tell: OnceLock<bool>,
     state: Mutex<State>,
 }
 
@@ -104,6 +106,7 @@ impl SpoolTopic {
                 kept_bytes,
                 flying,
                 evicts: AtomicBool::new(false),
+                can_tell: OnceLock::new(),
                 state: Mutex::default(),
             }
         })
@@ -357,7 +360,6 @@ impl SpoolTopic {
         }
         if is_idle {
             state.lanes.remove(key);
-            state.no_views_of_nothing();
         }
         Some(result)
     }
