@@ -52,8 +52,13 @@ mod tests {
     use crate::message::{HeaderBlock, Pool, Record, Stamp};
 
     fn event(topic: &str, id: &str, value: &str) -> Message {
+        with_header(topic, id, value, "other")
+    }
+
+    fn with_header(topic: &str, id: &str, value: &str, other: &str) -> Message {
         let mut headers = HeaderBlock::default();
         headers.push(HANDLED, value.as_bytes());
+        headers.push(other, b"1");
         let record = Record { id, headers: headers.headers(), ..Record::new(b"x") };
         Message::alone(&Pool::new(0, 0), &Arc::from(topic), 1, &record, Stamp { seq: 1, now_us: 0 }).unwrap()
     }
@@ -66,6 +71,7 @@ mod tests {
         for (topic, id) in [("user.created", "2"), ("user.created.dlq", "1")] {
             assert!(!has_handled(&event(topic, id, &value), "c"), "{topic} {id}");
         }
+        assert!(!has_handled(&with_header("user.created", "1", &value, REDRIVEN), "c"));
         for value in ["", "c", "user.created\n1", "user.created\n1\n", "user.created\nc"] {
             assert!(!has_handled(&event("user.created", "1", value), "c"), "{value}");
         }
