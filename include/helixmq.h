@@ -1834,6 +1834,19 @@ const void *hmq_msg_key(const struct hmq_msg *msg, size_t *len);
 uint32_t hmq_msg_attempt(const struct hmq_msg *msg);
 
 /**
+ * HMQ_MSG_REDELIVERED, HMQ_MSG_PROVISIONAL, HMQ_MSG_MAYBE_DUP, or 0; as in the `flags` of an hmq_event. 0 for what is no
+ * message.
+ *
+ * - `msg`: in, borrow.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Callback: allowed.
+ * @since 0.1.0
+ */
+uint32_t hmq_msg_flags(const struct hmq_msg *msg);
+
+/**
  * When the message was published, microseconds since 1970. 0 for what is no message.
  *
  * - `msg`: in, borrow.

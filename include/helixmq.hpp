@@ -121,6 +121,8 @@ public:
     std::string_view id() const { return text(hmq_msg_id); }
     std::string_view type() const { return text(hmq_msg_type); }
     std::uint32_t attempt() const { return hmq_msg_attempt(handle_); }
+    // HMQ_MSG_REDELIVERED, HMQ_MSG_PROVISIONAL, HMQ_MSG_MAYBE_DUP.
+    std::uint32_t flags() const { return hmq_msg_flags(handle_); }
     helixmq::token token() const { return hmq_msg_token(handle_); }
     // The value of a header; empty if there is none.
     std::string_view header(std::string_view name) const {

@@ -47,7 +47,7 @@ counters! {
     DuplicatesDropped "duplicates_dropped_total" "Deliveries acknowledged and not handed over: a subscription with dedup had seen their id done.";
     LedgerAcked "ledger_acked_total" "Deliveries acknowledged and not handed over: their handler was done after their connection had broken, or had had a provisional copy.";
     Provisional "provisional_total" "Events handed over as provisional copies, while their server was away.";
-    ProvisionalDone "provisional_done_total" "Deliveries acknowledged and not handed over: their group had handled the provisional copy.";
+    ProvisionalDone "provisional_done_total" "Deliveries acknowledged and not handed over: by their header, their group had handled the provisional copy.";
     Replayed "replayed_total" "Messages handed over by replays.";
 }
 

@@ -49,7 +49,7 @@ pub struct FailoverConfig {
     /// Longest time between two syncs, for `interval`; 100 ms unless set.
     #[serde(rename = "sync_interval_ms", with = "Maybe::<Ms<1, 60_000>>")]
     pub sync_every: Option<Duration>,
-    /// How long a call waits for a server that may be away. No effect yet: its message is kept at once.
+    /// How long a call waits for a server whose confirms are late, before its message is kept.
     #[serde(rename = "suspect_wait_ms", with = "As::<Ms<0, 60_000>>")]
     pub suspect_wait: Duration,
     /// After this long without it, a server counts as down.
@@ -58,7 +58,7 @@ pub struct FailoverConfig {
     /// After so many failed connects in a row, a server counts as down.
     #[serde(with = "As::<Num<u32, 1, 1000>>")]
     pub down_after_attempts: u32,
-    /// How long a call waits for a server that asks publishers to stop. No effect yet: its message is kept at once.
+    /// How long a call waits for a server that asks publishers to stop, before its message is kept.
     #[serde(rename = "blocked_wait_ms", with = "As::<Ms<0, 600_000>>")]
     pub blocked_wait: Duration,
     /// How long a server may take to confirm a message.

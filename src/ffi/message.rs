@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 
+use super::event::message_flags;
 use super::guard::{body, quiet_body};
 use super::messages;
 use super::text::{give, null, optional, put, required_out};
@@ -124,6 +125,20 @@ pub unsafe extern "C" fn hmq_msg_key(msg: *const hmq_msg, len: *mut usize) -> *c
 #[no_mangle]
 pub unsafe extern "C" fn hmq_msg_attempt(msg: *const hmq_msg) -> u32 {
     quiet_body!(msg, 0, [], { messages::with(msg as usize, |entry| entry.incoming().attempt).unwrap_or(0) })
+}
+
+/// HMQ_MSG_REDELIVERED, HMQ_MSG_PROVISIONAL, HMQ_MSG_MAYBE_DUP, or 0; as in the `flags` of an hmq_event. 0 for what is no
+/// message.
+///
+/// - `msg`: in, borrow.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Callback: allowed.
+/// @since 0.1.0
+#[no_mangle]
+pub unsafe extern "C" fn hmq_msg_flags(msg: *const hmq_msg) -> u32 {
+    quiet_body!(msg, 0, [], { messages::with(msg as usize, |entry| message_flags(entry.incoming())).unwrap_or(0) })
 }
 
 /// When the message was published, microseconds since 1970. 0 for what is no message.

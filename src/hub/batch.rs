@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::inbox::{Event, Inbox};
 use super::inflight::{Answers, Done};
-use super::publish::{full, Call, Prepared, Publisher};
+use super::patience::Call;
+use super::publish::{full, Prepared, Publisher};
 use super::receipt::ReceiptId;
 use super::Timeout;
 use crate::error::{Error, Fate, Kind};

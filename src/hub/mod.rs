@@ -50,6 +50,7 @@ pub mod health;
 pub mod inbox;
 mod inflight;
 mod kinds;
+mod patience;
 pub mod process;
 mod provisional;
 pub mod publish;

@@ -11,12 +11,12 @@ use std::time::Duration;
 use super::backends::Backend;
 use super::batch::Sending;
 use super::inflight::{Answer, Done};
+use super::patience::{Asked, Call};
 use super::receipt::{Receipt, ReceiptId};
 use super::route::Use;
 use super::{Hub, Shared, Timeout};
 use crate::broker::checked::check_record;
 use crate::broker::{Batch, Destination, Level, Ticket, Wake};
-use crate::clock::Moment;
 use crate::config::options::PublisherOptions;
 use crate::error::{Error, Fate, Kind, Result};
 use crate::limits;
@@ -45,20 +45,6 @@ impl Outlet {
         }
         self.backend.check_up()
     }
-}
-
-/// The level that a call requires, and when it began if it may wait.
-pub(super) type Asked = (Option<Level>, Option<Moment>);
-
-/// A call that waits.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Call {
-    pub(super) deadline: Deadline,
-    pub(super) since: Moment,
-    /// So long it waits for a lane that is nearly home.
-    pub(super) patience: Deadline,
-    /// So long it waits for a server at all: the rest of its time is for what takes the server's place.
-    pub(super) half: Deadline,
 }
 
 /// What a hand-over of several records did.
@@ -307,14 +293,6 @@ impl Shared {
         answer.wait(deadline).inspect_err(|error| self.count_unknown(error))
     }
 
-    /// A call that begins now.
-    pub(super) fn call(&self, deadline: Deadline) -> Call {
-        let since = self.context.clock.now();
-        // After that moment was read: at this one nothing counts as patient any more.
-        let patience = Deadline::after(Some(self.config.failover.suspect_wait));
-        Call { deadline, since, patience, half: Deadline::after(deadline.left().map(|left| left / 2)) }
-    }
-
     /// Starts a publish, and waits for room, for space, and for a server that may be away; `tell` makes what its
     /// outcome goes to.
     pub(super) fn start_waiting(
@@ -332,17 +310,20 @@ impl Shared {
             // Its place in the window is given back while it waits for space.
             let ticket = self.inflight.enter(deadline, op, kind, tell())?;
             let heard = space.as_ref().map(|space| space.hang_up(outlet));
-            // Of before it is asked, or one that passes meanwhile would be slept over.
-            let steps = [patience, half].into_iter().filter(|step| outlet.spools && !step.has_passed());
-            let until = steps.fold(deadline, Deadline::or_before);
-            let asked = (require, (outlet.spools && !half.has_passed()).then_some(since));
+            // Of before it is asked: a step that passes meanwhile would be slept over.
+            let [for_home, for_server] =
+                [patience, half].map(|step| (outlet.spools && !step.has_passed()).then_some(step));
+            let asked = (require, for_server.map(|_| since));
             match (self.hand_over_ticket(outlet, record, ticket, asked), &space, heard) {
                 (Err(error), ..) if error.kind() != Kind::Full || (asked.1.is_none() && deadline.has_passed()) => {
                     return Err(self.count_failed(Some(error)));
                 }
                 // The bell has rung for it already, perhaps before it was hung up.
                 (Err(_), ..) if self.is_closing() => return Err(closed()),
-                (Err(_), Some(space), Some(heard)) => space.0.wait(heard, until),
+                (Err(_), Some(space), Some(heard)) => {
+                    let steps = for_home.into_iter().chain(for_server);
+                    space.0.wait(heard, steps.fold(deadline, Deadline::or_before));
+                }
                 // Once more, now that a bell is hung up.
                 (Err(_), ..) => {
                     self.metrics.add(Counter::PublishWaits, 1);

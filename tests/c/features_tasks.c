@@ -202,6 +202,8 @@ static void all_ways_of_publishing(void)
     CHECK_NUMBER(hmq_msg_timestamp(event.msg), 1700000000000000);
     CHECK_NUMBER(event.timestamp_us, 1700000000000000);
     CHECK_NUMBER(hmq_msg_attempt(event.msg), 1);
+    CHECK_NUMBER(hmq_msg_flags(event.msg), 0);
+    CHECK_NUMBER(hmq_msg_flags(NULL), 0);
     CHECK_NUMBER(event.offset, -1);
     STATUS(hmq_msg_header(event.msg, "colour", HMQ_NTS, &value, &value_len), HMQ_OK);
     CHECK(value_len == 4 && memcmp(value, "blue", 4) == 0);

@@ -41,9 +41,21 @@ impl Admin for Kafka {
                 }
                 _ => {}
             }
+            wait_gone(&producer.client, &topic, Deadline::after(Some(timeout)));
             shared.live_subscribers().iter().for_each(|own| own.drop_waiting(&topic, |_| i64::MAX));
             Ok(())
         })
+    }
+}
+
+/// The controller has deleted a topic; brokers hear of it in a moment, and show it till then. Asks for all topics: to ask
+/// for one may make it again.
+fn wait_gone(client: &Client, topic: &str, until: Deadline) {
+    while let Some(left) = until.left().filter(|left| !left.is_zero()) {
+        match client.all_topics(left) {
+            Ok(all) if all.iter().any(|(name, partitions)| name == topic && partitions.is_ok()) => pause(),
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 
