@@ -19,6 +19,9 @@ use crate::sync::Deadline;
 /// Between two questions to a coordinator that is not ready yet.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// A deleted topic that is there longer than this was made again.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
+
 impl Admin for Kafka {
     fn describe(&self, pattern: &str, deadline: Moment) -> Pending<Vec<Description>> {
         let pattern = Pattern::parse(pattern);
@@ -41,7 +44,7 @@ impl Admin for Kafka {
                 }
                 _ => {}
             }
-            wait_gone(&producer.client, &topic, Deadline::after(Some(timeout)));
+            wait_gone(&producer.client, &topic, Deadline::after(Some(timeout.min(GONE_WITHIN))));
             shared.live_subscribers().iter().for_each(|own| own.drop_waiting(&topic, |_| i64::MAX));
             Ok(())
         })
