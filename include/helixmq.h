@@ -1050,7 +1050,8 @@ void hmq_hub_free(struct hmq_hub *hub);
 
 /**
  * Publishes one message. The routes, or the first use of the topic, decide whether it is a task
- * or an event.
+ * or an event. What HMQ_OK is worth is the level in the receipt: a server's confirm; or kept here while its server is
+ * away (HMQ_RECEIPT_SPOOLED); or none, dropped as its route asks.
  *
  * - `hub`: in, borrow.
  * - `topic`: in, borrow: where to.

@@ -13,7 +13,8 @@ use crate::limits;
 use crate::message::{Record, TopicKind};
 
 /// Publishes one message. The routes, or the first use of the topic, decide whether it is a task
-/// or an event.
+/// or an event. What HMQ_OK is worth is the level in the receipt: a server's confirm; or kept here while its server is
+/// away (HMQ_RECEIPT_SPOOLED); or none, dropped as its route asks.
 ///
 /// - `hub`: in, borrow.
 /// - `topic`: in, borrow: where to.

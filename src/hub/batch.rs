@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::inbox::{Event, Inbox};
 use super::inflight::{Answers, Done};
-use super::patience::Call;
+use super::patience::{Asked, Call};
 use super::publish::{full, Prepared, Publisher};
 use super::receipt::ReceiptId;
 use super::Timeout;
@@ -94,7 +94,7 @@ impl Prepared {
             Some((op, Done::Inbox { inbox: target.clone(), tag: tags.next().unwrap_or_default() }))
         });
         let batch = records.get(..entered).unwrap_or_default();
-        let handed = hub.hand_over(outlet, batch, first, (self.require, None), AT_ONCE);
+        let handed = hub.hand_over(outlet, batch, first, Asked::now(self.require), AT_ONCE);
         let taken = batch.get(..handed.count).unwrap_or_default();
         hub.count_published(taken.len() as u64, taken.iter().map(|record| record.payload.len()).sum());
         let id = |index: usize| {

@@ -113,6 +113,8 @@ pub(super) struct Memory<C> {
 #[derive(Debug)]
 enum Known<C> {
     Done,
+    /// Of a provisional copy: one real copy is taken for it.
+    DoneOnce,
     Runs(Box<Runs<C>>),
 }
 
@@ -145,6 +147,11 @@ impl<C> Memory<C> {
         self.forget_done(now);
         match self.known.get_mut(&id) {
             Some(Known::Done) => Arrival::Done(copy),
+            Some(Known::DoneOnce) => {
+                // A program may use an id again: what comes next is another message.
+                self.known.remove(&id);
+                Arrival::Done(copy)
+            }
             Some(Known::Runs(runs)) => {
                 runs.held.push_back((by, copy));
                 self.held += 1;
@@ -153,7 +160,7 @@ impl<C> Memory<C> {
             }
             None => {
                 if self.keeps == Keeps::Every && self.make_room(effects) {
-                    self.enter(id, by, None);
+                    self.enter(id, by, None, false);
                 }
                 Arrival::Run(copy)
             }
@@ -167,10 +174,7 @@ impl<C> Memory<C> {
             // Two that cannot be told apart: the real one of each comes.
             self.forget(id, effects);
         } else if self.make_room(effects) {
-            self.enter(id, by, None);
-            if let Some(Known::Runs(runs)) = self.known.get_mut(&id) {
-                runs.once = true;
-            }
+            self.enter(id, by, None, true);
         }
     }
 
@@ -179,18 +183,11 @@ impl<C> Memory<C> {
         self.known.contains_key(&id)
     }
 
-    /// Forgets one that is done; a later copy runs.
-    pub fn forget_one_done(&mut self, id: Id) {
-        if matches!(self.known.get(&id), Some(Known::Done)) {
-            self.known.remove(&id);
-        }
-    }
-
     /// Its message is done. `false`: nothing is known of it.
     pub fn done(&mut self, now: Moment, by: Ticket, effects: &mut Effects<C>) -> bool {
         let Some((id, runs)) = self.running(by) else { return false };
-        let (broken, held) = (runs.broken, std::mem::take(&mut runs.held));
-        let is_over = runs.once && !held.is_empty();
+        let (broken, once, held) = (runs.broken, runs.once, std::mem::take(&mut runs.held));
+        let is_over = once && !held.is_empty();
         self.unbreak(id, broken);
         self.tickets.remove(&by);
         self.held -= held.len();
@@ -202,8 +199,12 @@ impl<C> Memory<C> {
             self.known.remove(&id);
             return true;
         }
-        self.known.insert(id, Known::Done);
+        self.known.insert(id, if once { Known::DoneOnce } else { Known::Done });
         self.done.push_back((now.plus(self.window), id));
+        if self.done.len() > self.ids_max {
+            // Those that were taken for their copies are known no more, and still in there.
+            self.forget_oldest_done();
+        }
         true
     }
 
@@ -244,7 +245,7 @@ impl<C> Memory<C> {
         if !self.make_room(effects) {
             return false;
         }
-        self.enter(id, by, Some(until));
+        self.enter(id, by, Some(until), false);
         self.broken.insert((until, id));
         true
     }
@@ -312,8 +313,8 @@ impl<C> Memory<C> {
         runs.into_iter().flat_map(|runs| runs.held.iter().map(|(_, copy)| copy))
     }
 
-    fn enter(&mut self, id: Id, by: Ticket, broken: Option<Moment>) {
-        self.known.insert(id, Known::Runs(Box::new(Runs { by, broken, held: VecDeque::new(), once: false })));
+    fn enter(&mut self, id: Id, by: Ticket, broken: Option<Moment>, once: bool) {
+        self.known.insert(id, Known::Runs(Box::new(Runs { by, broken, held: VecDeque::new(), once })));
         self.tickets.insert(by, id);
     }
 
@@ -361,7 +362,7 @@ impl<C> Memory<C> {
 
     fn forget(&mut self, id: Id, effects: &mut Effects<C>) {
         match self.known.remove(&id) {
-            Some(Known::Done) => self.done.retain(|(_, own)| *own != id),
+            Some(Known::Done | Known::DoneOnce) => self.done.retain(|(_, own)| *own != id),
             Some(Known::Runs(runs)) => {
                 self.unbreak(id, runs.broken);
                 self.tickets.remove(&runs.by);
@@ -385,7 +386,9 @@ impl<C> Memory<C> {
     fn forget_oldest_done(&mut self) -> bool {
         let Some((_, id)) = self.done.pop_front() else { return false };
         // It may be known anew by now.
-        self.forget_one_done(id);
+        if matches!(self.known.get(&id), Some(Known::Done | Known::DoneOnce)) {
+            self.known.remove(&id);
+        }
         true
     }
 

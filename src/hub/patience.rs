@@ -5,8 +5,20 @@ use crate::broker::Level;
 use crate::clock::Moment;
 use crate::sync::Deadline;
 
-/// The level that a call requires, and when it began if it may wait.
-pub(super) type Asked = (Option<Level>, Option<Moment>);
+/// What a call asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) require: Option<Level>,
+    /// When it began, if it waits; `None`: it is decided now.
+    pub(super) since: Option<Moment>,
+}
+
+impl Asked {
+    /// By a call that waits for nothing.
+    pub(super) fn now(require: Option<Level>) -> Self {
+        Self { require, since: None }
+    }
+}
 
 /// A call that waits.
 #[derive(Debug, Clone, Copy)]

@@ -19,11 +19,12 @@ pub(super) fn name_of(backend: BackendKind, spec: &SubscribeSpec) -> Option<Stri
     if spec.kind != TopicKind::Event || spec.read_only || group.contains('\n') {
         return None;
     }
-    Some(match backend {
-        BackendKind::Kafka => group.clone(),
+    match backend {
+        BackendKind::Kafka => Some(group.clone()),
         // A pattern has no blanks.
-        _ => format!("{} {group}", spec.pattern),
-    })
+        BackendKind::RabbitMq => Some(format!("{} {group}", spec.pattern)),
+        BackendKind::Embedded | BackendKind::Custom => None,
+    }
 }
 
 /// The header's value.

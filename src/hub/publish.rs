@@ -196,7 +196,7 @@ impl Shared {
         if !outlet.backend.receipts.at_once {
             return self.send_and_wait(outlet, record, require, timeout);
         }
-        let handed = self.hand_over(outlet, std::slice::from_ref(record), Ticket(0), (require, None), timeout);
+        let handed = self.hand_over(outlet, std::slice::from_ref(record), Ticket(0), Asked::now(require), timeout);
         match (handed.level, handed.stopped) {
             (Some(level), None) => {
                 self.count_published(1, record.payload.len());
@@ -219,7 +219,7 @@ impl Shared {
         let checked = records.iter().position(|record| self.check_publish(outlet, record, require).is_err());
         let (good, bad) = records.split_at(checked.unwrap_or(records.len()));
         let refusal = || bad.first().and_then(|record| self.check_publish(outlet, record, require).err());
-        let handed = self.hand_over(outlet, good, Ticket(0), (require, None), timeout);
+        let handed = self.hand_over(outlet, good, Ticket(0), Asked::now(require), timeout);
         let bytes = good.iter().take(handed.count).map(|record| record.payload.len()).sum();
         self.count_published(handed.count as u64, bytes);
         match handed.stopped {
@@ -257,7 +257,8 @@ impl Shared {
     ) -> Result<()> {
         let now = Deadline::after(Some(Duration::ZERO));
         let ticket = self.inflight.enter(now, op, outlet.backend.kind, Done::call(tell))?;
-        self.hand_over_ticket(outlet, record, ticket, (require, None)).map_err(|error| self.count_failed(Some(error)))
+        self.hand_over_ticket(outlet, record, ticket, Asked::now(require))
+            .map_err(|error| self.count_failed(Some(error)))
     }
 
     /// Hands over a record that is in flight already; an error withdraws it.
@@ -313,9 +314,9 @@ impl Shared {
             // Of before it is asked: a step that passes meanwhile would be slept over.
             let [for_home, for_server] =
                 [patience, half].map(|step| (outlet.spools && !step.has_passed()).then_some(step));
-            let asked = (require, for_server.map(|_| since));
+            let asked = Asked { require, since: for_server.map(|_| since) };
             match (self.hand_over_ticket(outlet, record, ticket, asked), &space, heard) {
-                (Err(error), ..) if error.kind() != Kind::Full || (asked.1.is_none() && deadline.has_passed()) => {
+                (Err(error), ..) if error.kind() != Kind::Full || (asked.since.is_none() && deadline.has_passed()) => {
                     return Err(self.count_failed(Some(error)));
                 }
                 // The bell has rung for it already, perhaps before it was hung up.
@@ -346,7 +347,7 @@ impl Shared {
         outlet: &Outlet,
         records: &[Record<'_>],
         first_ticket: Ticket,
-        (require, since): Asked,
+        Asked { require, since }: Asked,
         timeout: Timeout,
     ) -> Handed {
         let mut handed = Handed { count: 0, first_seq: 0, level: None, stopped: None };
@@ -473,8 +474,13 @@ impl Shared {
         };
         let record = &Record { priority, ..*record };
         if outlet.backend.receipts.at_once {
-            let handed =
-                self.hand_over(&outlet, std::slice::from_ref(record), Ticket(0), (None, None), Some(Duration::ZERO));
+            let handed = self.hand_over(
+                &outlet,
+                std::slice::from_ref(record),
+                Ticket(0),
+                Asked::now(None),
+                Some(Duration::ZERO),
+            );
             return done(handed.stopped.map_or(Ok(()), Err));
         }
         let shared_done = Arc::new(crate::sync::Mutex::new(Some(done)));

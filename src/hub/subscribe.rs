@@ -17,7 +17,7 @@ use super::retry::{Attempts, DeadLetterTopic};
 use super::route::Use;
 use super::settle::{self, Decision, LedgerUse, Owner};
 use super::{Hub, Shared, Timeout};
-use crate::broker::{Flow, Group, Ordered, Source, Start, Stop, SubscribeSpec};
+use crate::broker::{BackendKind, Flow, Group, Ordered, Source, Start, Stop, SubscribeSpec};
 use crate::config::options::{Credit, DeadLetterChoice, Filter, GroupChoice, SeekOptions, SubscribeOptions};
 use crate::config::RetryPolicy;
 use crate::error::{Error, Kind, Result};
@@ -199,8 +199,9 @@ impl Hub {
         let sink = Arc::new(SubSink::default());
         let dead_letter = making.dead_letter.clone();
         let backend = hub.backend_for(&making.spec.pattern, making.spec.kind)?.kind;
-        let (source, watched) = super::dedup::source::open(hub, &making.spec, making.dedup, &sink, timeout)?;
-        let shared = SubShared::new(hub, making, (&source, watched), &target).inspect_err(|_| source.close())?;
+        let (source, watched) = super::dedup::source::open(hub, (backend, &making.spec), making.dedup, &sink, timeout)?;
+        let shared =
+            SubShared::new(hub, making, backend, (&source, watched), &target).inspect_err(|_| source.close())?;
         hub.subscriptions.lock().insert(shared.id, Arc::downgrade(&shared));
         let handler = match target {
             Target::Callback(handler) => Some(Arc::from(handler)),
@@ -299,6 +300,7 @@ impl SubShared {
     fn new(
         hub: &Arc<Shared>,
         making: Making,
+        backend: BackendKind,
         (source, watched): (&Arc<dyn Source>, Option<Arc<Watched>>),
         target: &Target<'_>,
     ) -> Result<Arc<Self>> {
@@ -311,7 +313,7 @@ impl SubShared {
             Target::Callback(_) => (None, 0),
             Target::Inbox(inbox, tag) => (Some(Arc::downgrade(&inbox.0)), *tag),
         };
-        let group = name_of(hub.backend_for(&making.spec.pattern, making.spec.kind)?.kind, &making.spec);
+        let group = name_of(backend, &making.spec);
         let Making { filter, manual_credit, dry_run, .. } = making;
         let reads = Reads { filter, group, manual_credit, dry_run };
         Ok(Arc::new(Self {

@@ -185,6 +185,7 @@ static void leases(void)
     CHECK_NUMBER(event.kind, HMQ_EV_MESSAGE);
     CHECK_NUMBER(event.attempt, 2);
     CHECK(event.flags & HMQ_MSG_REDELIVERED);
+    CHECK_NUMBER(hmq_msg_flags(event.msg), event.flags);
     STATUS(ack(token), HMQ_E_STALE);
     STATUS(ack(event.token), HMQ_OK);
     hmq_events_clear(&event, 1);

@@ -1,6 +1,6 @@
 //! Administration: what is in topics, how far groups are, emptying and deleting.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,9 +71,6 @@ fn describe(shared: &Arc<Shared>, pattern: &Pattern, timeout: Duration) -> Resul
     if topics.is_empty() {
         return Ok(Vec::new());
     }
-    let marks =
-        topics.iter().flat_map(|(topic, own)| own.iter().map(|(number, own)| ((topic.as_str(), *number), *own)));
-    let marks: BTreeMap<(&str, i32), (i64, i64)> = marks.collect();
     // What is settled here by now counts.
     let concerned = |own: &Arc<Subscriber>| topics.keys().any(|topic| own.receives(topic));
     shared.live_subscribers().iter().filter(|own| concerned(own)).for_each(|own| own.commit(until));
@@ -92,7 +89,7 @@ fn describe(shared: &Arc<Shared>, pattern: &Pattern, timeout: Duration) -> Resul
         groups.retain(|group| !group.starts_with(TASK_GROUP));
     }
     groups.extend(topics.keys().filter(|topic| kind(topic) == TopicKind::Task).map(|topic| task_group(topic)));
-    let lags = lags(shared, groups, &marks, &left)?;
+    let lags = lags(shared, groups, &topics, &left)?;
     let described = topics.iter().map(|(topic, own)| {
         let kind = kind(topic);
         let lag = lags.get(topic.as_str()).cloned().unwrap_or_default();
@@ -175,6 +172,7 @@ fn is_not_ready(code: Code) -> bool {
     )
 }
 
+/// By topic and group.
 type Lags<'a> = BTreeMap<&'a str, BTreeMap<String, u64>>;
 
 fn task_group(topic: &str) -> String {
@@ -188,7 +186,7 @@ const ASKED_AT_ONCE: usize = 32;
 fn lags<'a>(
     shared: &Arc<Shared>,
     groups: Vec<String>,
-    marks: &BTreeMap<(&'a str, i32), (i64, i64)>,
+    topics: &'a BTreeMap<String, Watermarks>,
     left: &impl Fn() -> Duration,
 ) -> Result<Lags<'a>> {
     let mut lags = Lags::new();
@@ -196,7 +194,8 @@ fn lags<'a>(
     for some in groups.chunks(ASKED_AT_ONCE) {
         let asked = some.iter().map(|group| {
             let mut list = List::new();
-            for (topic, number) in marks.keys() {
+            for (topic, number) in topics.iter().flat_map(|(topic, own)| own.keys().map(move |number| (topic, number)))
+            {
                 list.add(topic, *number, 0).map_err(|failure| of("offsets of a group", &failure))?;
             }
             let (shared, name, left) = (Arc::clone(shared), group.clone(), left());
@@ -206,26 +205,24 @@ fn lags<'a>(
             let answer =
                 runtime.block_on(answer).map_err(|_| error(Kind::Panic, "a question about a group panicked"))?;
             if let Some(committed) = answer.map_err(|failure| of(&format!("offsets of group `{group}`"), &failure))? {
-                add_lag(&mut lags, group, &committed, marks);
+                add_lag(&mut lags, group, &committed, topics);
             }
         }
     }
     Ok(lags)
 }
 
-fn add_lag<'a>(lags: &mut Lags<'a>, group: &str, committed: &List, marks: &BTreeMap<(&'a str, i32), (i64, i64)>) {
+fn add_lag<'a>(lags: &mut Lags<'a>, group: &str, committed: &List, topics: &'a BTreeMap<String, Watermarks>) {
     let at = |topic: &str, number: i32| {
         let own = committed.iter().find(|own| own.topic == topic && own.partition == number && own.result.is_ok());
         own.map(|own| own.offset).filter(|offset| *offset >= 0)
     };
-    let topics: BTreeSet<&str> = marks.keys().map(|(topic, _)| *topic).collect();
-    for topic in topics {
-        let own = || marks.iter().filter(|((name, _), _)| *name == topic);
-        if !own().any(|((_, number), _)| at(topic, *number).is_some()) {
+    for (topic, own) in topics {
+        if !own.keys().any(|number| at(topic, *number).is_some()) {
             continue;
         }
         // Of a partition of which it has committed nothing, all is still to come.
-        let lag = own().map(|((_, number), (low, high))| high - at(topic, *number).unwrap_or(*low).clamp(*low, *high));
+        let lag = own.iter().map(|(number, (low, high))| high - at(topic, *number).unwrap_or(*low).clamp(*low, *high));
         let lag = lag.map(|events| u64::try_from(events).unwrap_or_default()).sum();
         lags.entry(topic).or_default().insert(group.to_owned(), lag);
     }

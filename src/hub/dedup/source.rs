@@ -66,12 +66,11 @@ type Opened = (Arc<dyn Source>, Option<Arc<Watched>>);
 /// or as its connection can break.
 pub(in crate::hub) fn open(
     hub: &Shared,
-    spec: &SubscribeSpec,
+    (backend, spec): (BackendKind, &SubscribeSpec),
     dedup: bool,
     sink: &Arc<SubSink>,
     timeout: Timeout,
 ) -> Result<Opened> {
-    let backend = hub.backend_for(&spec.pattern, spec.kind)?.kind;
     let keeps = match dedup {
         true => Some(Keeps::Every),
         // Where it is not in this process its connection can break.
@@ -174,8 +173,7 @@ impl Watched {
                 out.push(delivery);
                 continue;
             }
-            let shown = self.shown(&delivery);
-            let Some(id) = shown.or_else(|| self.looked_up(&delivery)) else {
+            let Some(id) = self.shown(&delivery).or_else(|| self.looked_up(&delivery)) else {
                 out.push(delivery);
                 continue;
             };
@@ -184,13 +182,7 @@ impl Watched {
                 self.group.with(|memory, now, effects| memory.arrive(now, id, self.ticket(tag), copy, effects));
             match arrival {
                 Arrival::Run(copy) => out.push(copy.delivery),
-                Arrival::Done(_) => {
-                    drops.push((tag, Verdict::Ack));
-                    if shown.is_some() {
-                        // A program may use an id again: this was the one that was shown.
-                        self.group.with(|memory, _, _| memory.forget_one_done(id));
-                    }
-                }
+                Arrival::Done(_) => drops.push((tag, Verdict::Ack)),
                 Arrival::Held => {}
             }
             effects.ended.extend(more.ended);
@@ -332,8 +324,8 @@ impl Source for Watched {
         }
         let looked = out.len();
         let flow = self.inner.fetch(max - (looked - from), out);
-        let is_new = |out: &[Delivery]| out.iter().skip(looked).any(|own| own.provisional);
-        if out.len() > looked && (!self.group.knows_nothing() || (self.has_copies && is_new(out))) {
+        let may_be_known = || !self.group.knows_nothing() || out.iter().skip(looked).any(|own| own.provisional);
+        if out.len() > looked && may_be_known() {
             self.look_at(&mut state, out, looked);
         }
         flow

@@ -242,7 +242,7 @@ impl LocalSource {
     fn settle_kept(&self, tag: u64, verdict: Verdict) -> bool {
         let (Some(own), Some(spool)) = (self.out.lock().remove(&tag), self.spool.upgrade()) else { return false };
         if let Some(group) = self.group {
-            own.topic.is_seen(&spool, group, (own.seq, &own.message), self.spec.ordered, verdict);
+            own.topic.settle_shown(&spool, group, (own.seq, &own.message), self.spec.ordered, verdict);
             return true;
         }
         let settled = match verdict {

@@ -177,7 +177,7 @@ impl SpoolTopic {
     }
 
     /// What became of a group's copy. Handled, it is done with; failed, it comes from the server.
-    pub fn is_seen(
+    pub fn settle_shown(
         &self,
         spool: &Spool,
         group: u64,
