@@ -16,14 +16,20 @@ cannot() {
     exit 3
 }
 
+# In a mount namespace of its own, which goes with its last process: were /dev bound where others see
+# it, a "rm -rf target" would empty it for the whole machine.
 inside() {
-    chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+    unshare --mount --propagation private sh -c '
+        root=$1
+        shift
+        mount --bind /proc "$root/proc" && mount --bind /dev "$root/dev" && exec chroot "$root" "$@"' sh \
+        "$root" env -i PATH=/usr/lib/rabbitmq/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
         RABBITMQ_NODENAME="hmq$port@localhost" RABBITMQ_NODE_PORT="$port" RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
         RABBITMQ_DIST_PORT=$((port + 20000)) ERL_EPMD_PORT=$((port + 10000)) ERL_EPMD_ADDRESS=127.0.0.1 \
         RABBITMQ_MNESIA_BASE=/hmq/data RABBITMQ_LOG_BASE=/hmq/log RABBITMQ_PID_FILE=/hmq/pid \
         RABBITMQ_CONFIG_FILE=/hmq/rabbitmq RABBITMQ_CONF_ENV_FILE=/hmq/none RABBITMQ_ENABLED_PLUGINS_FILE=/hmq/plugins \
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}" \
-        "/usr/lib/rabbitmq/bin/$1" "${@:2}"
+        "$@"
 }
 
 case ${1:-} in
@@ -37,8 +43,7 @@ start)
         debootstrap --variant=minbase --include=rabbitmq-server,adduser,hostname unstable "$root" "$mirror" \
             >"$root.log" 2>&1 || cannot "debootstrap failed, see $root.log"
     fi
-    mountpoint -q "$root/proc" || mount --bind /proc "$root/proc" || cannot "/proc cannot be bound"
-    mountpoint -q "$root/dev" || mount --bind /dev "$root/dev" || cannot "/dev cannot be bound"
+    inside true 2>"$root.log" || cannot "no root with its own /proc and /dev, see $root.log"
     cp /etc/hosts "$root/etc/hosts"
     mkdir -p "$root/hmq/data" "$root/hmq/log"
     printf 'disk_free_limit.absolute = 1MB\nlog.console = false\n' >"$root/hmq/rabbitmq.conf"
@@ -52,9 +57,6 @@ start)
     ;;
 stop)
     [ ! -x "$root/usr/lib/rabbitmq/bin/rabbitmqctl" ] || inside rabbitmqctl -q stop >/dev/null 2>&1 || true
-    for place in proc dev; do
-        ! mountpoint -q "$root/$place" || umount -l "$root/$place"
-    done
     ;;
 ctl)
     shift
