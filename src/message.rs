@@ -4,6 +4,7 @@
 pub mod segment;
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use segment::{release_all, Message, Pool, Stamp, Writer};
 
@@ -97,6 +98,13 @@ impl Message {
             Some(given) => MessageId::given(given),
             None => MessageId::made(self.id_prefix(), self.seq()),
         }
+    }
+
+    /// The same in a segment of its own. `None` when the system has no memory left.
+    pub fn apart(&self, pool: &Arc<Pool>) -> Option<Self> {
+        let ttl_ms = self.expires_us().map_or(0, |at| at / 1_000);
+        let record = Record { ttl_ms, ..Record::again(self, self.given_id().unwrap_or_default()) };
+        Self::alone(pool, self.topic(), self.id_prefix(), &record, Stamp { seq: self.seq(), now_us: 0 })
     }
 }
 

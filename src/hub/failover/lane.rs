@@ -387,6 +387,11 @@ impl Lane {
         self.records.iter().map(|record| (record.seq, record.place()))
     }
 
+    /// Whether a local lease holds back what comes behind it.
+    pub fn is_keyed(&self) -> bool {
+        self.keyed
+    }
+
     /// The newest epoch that it has met.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -566,6 +571,11 @@ impl Lane {
     }
 
     pub(super) fn find(&self, seq: u64) -> Option<usize> {
+        // Most are looked up, or looked for in vain, as they end in their order.
+        let oldest = self.oldest()?;
+        if seq <= oldest {
+            return (seq == oldest).then_some(0);
+        }
         self.records.binary_search_by_key(&seq, |record| record.seq).ok()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::topic::{Kept, LaneKey, SpoolTopic, State, SHORT_BACKLOG};
+use super::topic::{Kept, LaneId, LaneKey, SpoolTopic, State, SHORT_BACKLOG};
 use super::{After, Spool};
 use crate::broker::embedded::disk::{SpoolSink, SpooledRecord, SpooledTopic, Told};
 use crate::broker::BackendEvent;
@@ -48,16 +48,20 @@ impl SpoolTopic {
         &self,
         spool: &Spool,
         state: &mut State,
-        key: &LaneKey,
+        id: LaneId,
         NewRow { seq, maybe_dup, was_sent }: NewRow,
         actions: &mut Vec<LaneAction>,
         after: &mut After,
     ) {
+        if let Some(message) = state.records.get_mut(&seq).filter(|_| was_sent).and_then(|kept| kept.message.as_mut()) {
+            // It may stay for long, and what it shares its memory with goes.
+            *message = message.apart(&spool.pool).unwrap_or_else(|| message.clone());
+        }
         self.put_in(spool, state.bytes_of(seq));
         spool.metrics.add(Counter::Spooled, 1);
         after.counts = true;
         after.local |= self.is_local();
-        let Some(lane) = state.lanes.get_mut(key) else { return };
+        let Some(lane) = state.lanes.get_mut(id) else { return };
         let (rows, kept) = (self.rows(), state.records.get_mut(&seq));
         if let (Some(rows), Some(kept @ Kept { message: Some(_), .. })) = (rows, kept) {
             kept.handed = maybe_dup;
@@ -83,7 +87,7 @@ impl SpoolTopic {
         &self,
         spool: &Spool,
         state: &mut State,
-        key: &LaneKey,
+        id: LaneId,
         seq: u64,
         gate: Gate,
         out: (&mut Vec<LaneAction>, &mut After),
@@ -94,7 +98,7 @@ impl SpoolTopic {
             rows.mark(seq, kept.tries, wall_us(clock, kept.due))
         });
         // In memory nothing outlives this process, so there is nothing that a mark could be missing from.
-        if let (Some(lane), Some(false) | None) = (state.lanes.get_mut(key), asked) {
+        if let (Some(lane), Some(false) | None) = (state.lanes.get_mut(id), asked) {
             lane.marked(clock.now(), seq, asked.is_none(), gate, actions);
         }
         if asked == Some(false) {
@@ -103,9 +107,9 @@ impl SpoolTopic {
     }
 
     /// A record is not to be sent, now or after a restart.
-    pub(super) fn withdraw(&self, state: &mut State, key: &LaneKey, seq: u64, actions: &mut Vec<LaneAction>) {
+    pub(super) fn withdraw(&self, state: &mut State, id: LaneId, seq: u64, actions: &mut Vec<LaneAction>) {
         let asked = self.rows().map(|rows| rows.withdraw(seq));
-        if let (Some(lane), Some(false) | None) = (state.lanes.get_mut(key), asked) {
+        if let (Some(lane), Some(false) | None) = (state.lanes.get_mut(id), asked) {
             lane.withdrawn(seq, asked.is_none(), actions);
         }
     }
@@ -126,10 +130,12 @@ impl SpoolTopic {
     fn restore(&self, spool: &Spool, records: Vec<SpooledRecord>) {
         let clock = &spool.context.clock;
         let mut state = self.lock();
-        let mut lanes: HashMap<LaneKey, Vec<Recovered>> = HashMap::new();
+        let mut lanes: HashMap<LaneId, Vec<Recovered>> = HashMap::new();
         for SpooledRecord { message, due_us, tries, maybe_dup } in records {
             let seq = message.seq();
-            let lane = LaneKey::of(self.kind(), message.key(), message.priority());
+            let key = LaneKey::of(self.kind(), message.key(), message.priority());
+            let keyed = key.is_keyed();
+            let lane = state.lanes.enter(key, || Lane::new(keyed, &self.rules));
             let due = moment(clock, due_us);
             let found = Recovered {
                 seq,
@@ -145,12 +151,13 @@ impl SpoolTopic {
             self.put_in(spool, message.size());
             // Kept by this process, as its counters tell.
             spool.metrics.add(Counter::Spooled, 1);
-            state.records.insert(seq, Kept::new(lane.clone(), Some(message), None, due).written(tries, maybe_dup));
+            state.records.insert(seq, Kept::new(lane, Some(message), None, due).written(tries, maybe_dup));
             lanes.entry(lane).or_default().push(found);
         }
-        for (key, found) in lanes {
-            let lane = Lane::recover(key.is_keyed(), &self.rules, found.into_iter());
-            state.lanes.insert(key, lane);
+        for (id, found) in lanes {
+            if let Some(lane) = state.lanes.get_mut(id) {
+                *lane = Lane::recover(lane.is_keyed(), &self.rules, found.into_iter());
+            }
         }
     }
 }
@@ -182,7 +189,7 @@ impl SpoolSink for SpoolTopic {
                 if let Told::NotWritten(why) = &told {
                     kept.why = Some(why.clone());
                 }
-                let key = kept.lane.clone();
+                let id = kept.lane;
                 if matches!(told, Told::Marked(false)) {
                     // It says nothing of the server: with nothing that can be sent, the connection is all to go by.
                     self.on_probe(&spool, seq, None, true, &mut after);
@@ -190,7 +197,7 @@ impl SpoolSink for SpoolTopic {
                 if matches!(told, Told::Written) {
                     state.has_come(seq);
                 }
-                self.with_lane(&spool, &mut state, &key, gate, &mut after, |lane, out| match told {
+                self.with_lane(&spool, &mut state, id, gate, &mut after, |lane, out| match told {
                     Told::Written => {
                         lane.appended(seq, spool.level(), out);
                         // Or a lane that is nearly home would wait for the next turn of the ramp.

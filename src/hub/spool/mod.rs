@@ -25,7 +25,7 @@ use self::graves::Dead;
 use self::local::LocalSource;
 use self::probing::Probed;
 use self::room::Caps;
-use self::topic::{LaneKey, SpoolTopic};
+use self::topic::{EndedCopy, LaneId, SpoolTopic};
 use super::driver::Driver;
 use super::failover::backend::Input;
 use super::failover::destination::{DestinationConfig, Seen};
@@ -65,6 +65,9 @@ const TOPICS_MAX: usize = (1 << 17) - 1;
 /// A confirm is waited for so many times the configured time before the connection is doubted, where the backend has
 /// an answer for the record by then if it lives.
 const OVERDUE_FACTOR: u32 = 2;
+
+/// Outcomes that are taken in under one hold of a topic's lock.
+const OUTCOMES_AT_ONCE: usize = 256;
 
 /// How often those who wait look whether that makes sense.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -201,7 +204,7 @@ impl Spool {
             driver: Arc::clone(driver),
             sink: Arc::clone(&context.sink),
             routes: Arc::clone(&hub.routes),
-            pool: Pool::new(context.limits.segment_bytes_max, context.limits.segments_spare),
+            pool: Pool::new(topic::SHARED_BYTES, context.limits.segments_spare),
             disk: disk.cloned(),
             context,
             suspect_wait: failover.suspect_wait,
@@ -302,32 +305,36 @@ impl Spool {
             self.confirmed.store(self.context.clock.now().0.max(1), Ordering::Release);
         }
         {
-            let topics = self.topics.read();
-            for (ticket, outcome) in outcomes.drain(..) {
-                match topics.of(ticket.0) {
-                    Some(topic) => {
-                        let good = is_good(&outcome);
-                        let ended = topic.on_outcome(self, ticket.0 & FLIGHT_MASK, outcome, &mut after);
-                        self.on_standing(topic, ended, good, &mut after);
-                    }
-                    None => others.push((ticket, outcome)),
-                }
+            let (topics, mut outcomes) = (self.topics.read(), outcomes.drain(..).peekable());
+            while let Some((ticket, _)) = outcomes.peek() {
+                let base = ticket.0 & !FLIGHT_MASK;
+                let Some(topic) = topics.of(base) else {
+                    others.extend(outcomes.next());
+                    continue;
+                };
+                let run = std::iter::from_fn(|| outcomes.next_if(|(ticket, _)| ticket.0 & !FLIGHT_MASK == base));
+                let run = run.map(|(ticket, outcome)| (ticket.0 & FLIGHT_MASK, outcome)).take(OUTCOMES_AT_ONCE);
+                let ended = topic.on_outcomes(self, run, &mut after);
+                self.on_standing(topic, &ended, &mut after);
             }
         }
         after.outcomes.append(&mut others);
         self.finish(after);
     }
 
-    /// What an outcome says of its topic.
-    fn on_standing(&self, topic: &Arc<SpoolTopic>, ended: Option<(u64, u64)>, good: bool, after: &mut After) {
-        if ended.is_some_and(|(seq, epoch)| self.on_probe(topic, seq, Some(epoch), good, after)) {
-            return;
-        }
-        if good && topic.standing.word().way != Way::Open {
-            after.seen.push((Arc::clone(topic), None, Seen::Back));
-        } else if !good && topic.standing.word().way == Way::Open && self.driver.is_open() {
-            // The server is there, and does not take this.
-            after.seen.push((Arc::clone(topic), None, Seen::Away));
+    /// What outcomes say of their topic, and of the server.
+    fn on_standing(&self, topic: &Arc<SpoolTopic>, ended: &[EndedCopy], after: &mut After) {
+        let is_well = topic.standing.word().way == Way::Open && !self.is_probed(topic);
+        for EndedCopy { copy, good } in ended.iter().filter(|ended| !ended.good || !is_well) {
+            if copy.is_some_and(|(seq, epoch)| self.on_probe(topic, seq, Some(epoch), *good, after)) {
+                continue;
+            }
+            if *good && topic.standing.word().way != Way::Open {
+                after.seen.push((Arc::clone(topic), None, Seen::Back));
+            } else if !good && topic.standing.word().way == Way::Open && self.driver.is_open() {
+                // The server is there, and does not take this.
+                after.seen.push((Arc::clone(topic), None, Seen::Away));
+            }
         }
     }
 
@@ -422,7 +429,7 @@ impl Spool {
     }
 
     /// Lanes with something to forward, those that wait longest first.
-    fn waiting(&self) -> Vec<(u64, Arc<SpoolTopic>, LaneKey)> {
+    fn waiting(&self) -> Vec<(u64, Arc<SpoolTopic>, LaneId)> {
         let mut lanes: Vec<_> = self.ready().flat_map(|topic| topic.waiting()).collect();
         lanes.sort_by_key(|(oldest, ..)| *oldest);
         lanes
@@ -432,9 +439,9 @@ impl Spool {
     pub fn forward(&self, budget: u64) {
         let lanes = self.waiting();
         let (each, mut left) = (share(budget, lanes.len() as u64), budget);
-        for (_, topic, key) in lanes {
+        for (_, topic, id) in lanes {
             let mut after = After::default();
-            left -= topic.forward(self, &key, each.min(left), &mut after).min(left);
+            left -= topic.forward(self, id, each.min(left), &mut after).min(left);
             self.finish(after);
             if left == 0 {
                 break;

@@ -57,6 +57,11 @@ impl Spool {
         of_topic.is_some()
     }
 
+    /// Whether some record shows of the server, or of the topic, whether it takes any.
+    pub(super) fn is_probed(&self, topic: &SpoolTopic) -> bool {
+        self.probe.lock().is_some() || topic.standing.is_tried_by(|_| true)
+    }
+
     /// Whether a probe, of the server or of the topic, awaits the ending of this older copy.
     pub(super) fn is_awaited(&self, topic: &SpoolTopic, seq: u64, epoch: u64) -> bool {
         let is_it = |probe: &Probe| probe.seq == seq && probe.awaits == Some(epoch);
@@ -70,9 +75,9 @@ impl Spool {
         let turn = turn as usize % lanes.len().max(1);
         lanes.rotate_left(turn);
         let mut after = After::default();
-        let sent = lanes.into_iter().any(|(_, topic, key)| {
+        let sent = lanes.into_iter().any(|(_, topic, id)| {
             // Under the topic's lock, so that its outcome finds it.
-            topic.probe(self, &key, &mut after, |probed| *self.probe.lock() = Some((epoch, probed)))
+            topic.probe(self, id, &mut after, |probed| *self.probe.lock() = Some((epoch, probed)))
         });
         self.finish(after);
         if !sent {

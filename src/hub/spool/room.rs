@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::topic::{LaneKey, SpoolTopic, State};
+use super::topic::{SpoolTopic, State};
 use super::{After, Spool};
 use crate::broker::BackendEvent;
 use crate::clock::Moment;
@@ -109,13 +109,13 @@ impl Spool {
 impl SpoolTopic {
     /// Drops the oldest record that waits, to make room; `false`: there is none.
     pub(super) fn evict(&self, spool: &Spool, state: &mut State, after: &mut After) -> bool {
-        let oldest = state.lanes.iter().filter_map(|(key, lane)| Some((lane.evictable()?, key)));
-        let Some(key) = oldest.min_by_key(|(seq, _)| *seq).map(|(_, key)| LaneKey::clone(key)) else { return false };
+        let oldest = state.lanes.iter().filter_map(|(id, lane)| Some((lane.evictable()?, id)));
+        let Some((_, id)) = oldest.min_by_key(|(seq, _)| *seq) else { return false };
         let gate = self.gate(spool);
         if self.begins_to_evict() {
             let text = format!("the oldest messages of `{}` that are kept are dropped, to make room", self.name());
             after.warnings.push(text);
         }
-        self.with_lane(spool, state, &key, gate, after, Lane::evict).flatten().is_some()
+        self.with_lane(spool, state, id, gate, after, Lane::evict).flatten().is_some()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::topic::{LaneKey, SpoolTopic};
+use super::topic::SpoolTopic;
 use super::{After, Probed, Spool};
 use crate::broker::Wake;
 use crate::clock::Moment;
@@ -69,9 +69,8 @@ impl SpoolTopic {
         {
             let mut state = self.lock();
             let gate = self.gate(spool);
-            let keys: Vec<LaneKey> = state.lanes.keys().cloned().collect();
-            for key in keys {
-                self.with_lane(spool, &mut state, &key, gate, &mut after, |lane, out| lane.overdue(now, limit, out));
+            for id in state.lanes.ids() {
+                self.with_lane(spool, &mut state, id, gate, &mut after, |lane, out| lane.overdue(now, limit, out));
             }
         }
         spool.finish(after);
@@ -150,7 +149,7 @@ impl Spool {
         let mut after = After::default();
         let note = |probed: Probed| *topic.standing.tried.lock() = Some((epoch, probed.probe));
         let lanes = Arc::clone(topic).waiting();
-        let sent = lanes.iter().any(|(_, topic, key)| topic.probe(self, key, &mut after, note));
+        let sent = lanes.iter().any(|(_, topic, id)| topic.probe(self, *id, &mut after, note));
         self.finish(after);
         if !sent {
             self.saw(topic, Some(epoch), Seen::ProbeOk);

@@ -8,7 +8,7 @@ use self::publishing::Publishing;
 use self::sending::{ending_of, Tell};
 use super::disk::NewRow;
 use super::standing::Standing;
-use super::{After, Probed, Spool};
+use super::{After, Probed, Spool, FLIGHT_BITS};
 use crate::broker::embedded::disk::{SpoolRows, SpoolSink};
 use crate::broker::{Batch, Destination, Outcome, Taken, Wake};
 use crate::clock::Moment;
@@ -24,11 +24,15 @@ mod sending;
 mod showing;
 mod state;
 
+pub(super) use publishing::SHARED_BYTES;
 use state::Flight;
-pub(super) use state::{Kept, LaneKey, State};
+pub(super) use state::{Kept, LaneId, LaneKey, State};
 
 /// A lane with no more records than this to forward is nearly home.
 pub(super) const SHORT_BACKLOG: usize = 256;
+
+/// Marks a ticket by the number of its record, which was handed over without having been stored.
+const DIRECT: u64 = 1 << (FLIGHT_BITS - 1);
 
 /// A topic of a [`Spool`].
 pub(super) struct SpoolTopic {
@@ -52,6 +56,14 @@ pub(super) struct SpoolTopic {
     /// The server's form has a place for what is told with an event.
     can_tell: OnceLock<bool>,
     state: Mutex<State>,
+}
+
+/// A copy of a record at the server's client that has ended.
+pub(super) struct EndedCopy {
+    /// The record, and its epoch; `None`: the record was settled before.
+    pub copy: Option<(u64, u64)>,
+    /// The server took it, or refused it.
+    pub good: bool,
 }
 
 /// A kept task that a worker of this process is handed.
@@ -179,10 +191,10 @@ impl SpoolTopic {
     }
 
     /// Lanes with something to forward, and the number of their oldest record.
-    pub fn waiting(self: Arc<Self>) -> Vec<(u64, Arc<Self>, LaneKey)> {
+    pub fn waiting(self: Arc<Self>) -> Vec<(u64, Arc<Self>, LaneId)> {
         let state = self.state.lock();
         let waiting = state.lanes.iter().filter(|(_, lane)| lane.backlog() > 0);
-        waiting.filter_map(|(key, lane)| Some((lane.oldest()?, Arc::clone(&self), key.clone()))).collect()
+        waiting.filter_map(|(id, lane)| Some((lane.oldest()?, Arc::clone(&self), id))).collect()
     }
 
     pub fn name(&self) -> &str {
@@ -197,11 +209,11 @@ impl SpoolTopic {
             let mut state = self.state.lock();
             let (gate, now) = (self.gate(spool), spool.context.clock.now());
             let waiting = state.lanes.iter().filter(|(_, own)| own.may_lease(now));
-            let keys: Vec<LaneKey> = waiting.map(|(key, _)| key.clone()).take(max).collect();
-            for key in keys {
+            let ids: Vec<LaneId> = waiting.map(|(id, _)| id).take(max).collect();
+            for id in ids {
                 let step = |lane: &mut Lane, out: &mut Vec<LaneAction>| lane.lease(now, gate, &self.rules, out);
                 while leased.len() < max {
-                    let Some(found) = self.with_lane(spool, &mut state, &key, gate, &mut after, step).flatten() else {
+                    let Some(found) = self.with_lane(spool, &mut state, id, gate, &mut after, step).flatten() else {
                         break;
                     };
                     let Some(kept) = state.records.get_mut(&found.seq) else { continue };
@@ -225,8 +237,8 @@ impl SpoolTopic {
             if let Settled::Failed(at) = verdict {
                 kept.due = at;
             }
-            let (key, gate) = (kept.lane.clone(), self.gate(spool));
-            self.with_lane(spool, &mut state, &key, gate, &mut after, |lane, out| lane.settle(seq, verdict, out));
+            let (id, gate) = (kept.lane, self.gate(spool));
+            self.with_lane(spool, &mut state, id, gate, &mut after, |lane, out| lane.settle(seq, verdict, out));
         }
         // It has made room, or can be had again, or lets the next of its key go.
         after.local = true;
@@ -239,24 +251,23 @@ impl SpoolTopic {
     }
 
     pub fn oldest_flight(&self) -> Option<Moment> {
-        self.state.lock().lanes.values().filter_map(Lane::oldest_flight).min()
+        self.state.lock().lanes.iter().filter_map(|(_, lane)| lane.oldest_flight()).min()
     }
 
     /// Forwards up to `budget` records of a lane; answers how many are on their way.
-    pub fn forward(&self, spool: &Spool, key: &LaneKey, budget: u64, after: &mut After) -> u64 {
+    pub fn forward(&self, spool: &Spool, id: LaneId, budget: u64, after: &mut After) -> u64 {
         let mut state = self.state.lock();
         let (gate, now) = (self.gate(spool), spool.context.clock.now());
-        let used =
-            self.with_lane(spool, &mut state, key, gate, after, |lane, out| lane.forward(now, gate, budget, out));
+        let used = self.with_lane(spool, &mut state, id, gate, after, |lane, out| lane.forward(now, gate, budget, out));
         used.unwrap_or_default()
     }
 
     /// Sends the head of a lane, though the gate is shut, or has it marked for that; `note` is told which it is, before.
     /// Answers whether there is one.
-    pub(super) fn probe(&self, spool: &Spool, key: &LaneKey, after: &mut After, note: impl FnOnce(Probed)) -> bool {
+    pub(super) fn probe(&self, spool: &Spool, id: LaneId, after: &mut After, note: impl FnOnce(Probed)) -> bool {
         let mut state = self.state.lock();
         let (gate, now) = (self.gate(spool), spool.context.clock.now());
-        let sent = self.with_lane(spool, &mut state, key, gate, after, |lane, out| {
+        let sent = self.with_lane(spool, &mut state, id, gate, after, |lane, out| {
             let head = lane.probe(now, gate, out);
             if let Some(probe) = head {
                 note(Probed { base: self.base, probe });
@@ -270,9 +281,8 @@ impl SpoolTopic {
     pub fn sweep(&self, spool: &Spool, after: &mut After) {
         let mut state = self.state.lock();
         let (gate, now) = (self.gate(spool), spool.context.clock.now());
-        let keys: Vec<LaneKey> = state.lanes.keys().cloned().collect();
-        for key in keys {
-            self.with_lane(spool, &mut state, &key, gate, after, |lane, out| {
+        for id in state.lanes.ids() {
+            self.with_lane(spool, &mut state, id, gate, after, |lane, out| {
                 lane.meet(gate, out);
                 lane.expire(now, out);
             });
@@ -282,41 +292,64 @@ impl SpoolTopic {
     /// Publishes that wait for their server's word need not wait for it any longer.
     pub fn end_waiting(&self, spool: &Spool, after: &mut After) {
         let mut state = self.state.lock();
-        let is_told_soon = |seq: u64, key: &LaneKey| state.lanes.get(key).is_some_and(|lane| lane.is_being_stored(seq));
-        let waits = |seq: u64, kept: &Kept| kept.ticket.is_some() && !is_told_soon(seq, &kept.lane);
+        let is_told_soon = |seq: u64, id: LaneId| state.lanes.get(id).is_some_and(|lane| lane.is_being_stored(seq));
+        let waits = |seq: u64, kept: &Kept| kept.ticket.is_some() && !is_told_soon(seq, kept.lane);
         let waiting = state.records.iter().filter(|(seq, kept)| waits(**seq, kept));
-        let waiting: Vec<(u64, LaneKey)> = waiting.map(|(seq, kept)| (*seq, kept.lane.clone())).collect();
+        let waiting: Vec<(u64, LaneId)> = waiting.map(|(seq, kept)| (*seq, kept.lane)).collect();
         let gate = self.gate(spool);
-        for (seq, key) in waiting {
-            self.with_lane(spool, &mut state, &key, gate, after, |lane, out| lane.timed_out(seq, out));
+        for (seq, id) in waiting {
+            self.with_lane(spool, &mut state, id, gate, after, |lane, out| lane.timed_out(seq, out));
         }
     }
 
-    /// How a flight ended; answers its record, and its epoch.
-    pub(super) fn on_outcome(
+    /// How flights ended; answers which copies those were, and whether it says well of the server.
+    pub(super) fn on_outcomes(
         &self,
         spool: &Spool,
+        outcomes: impl Iterator<Item = (u64, Outcome)>,
+        after: &mut After,
+    ) -> Vec<EndedCopy> {
+        let mut state = self.state.lock();
+        let (gate, now) = (self.gate(spool), spool.context.clock.now());
+        let ended = outcomes.map(|(flight, outcome)| EndedCopy {
+            good: matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_)),
+            copy: self.on_outcome(spool, &mut state, (gate, now), flight, outcome, after),
+        });
+        let ended = ended.collect();
+        if state.records.is_empty() {
+            state.shared = None;
+        }
+        ended
+    }
+
+    fn on_outcome(
+        &self,
+        spool: &Spool,
+        state: &mut State,
+        (gate, now): (Gate, Moment),
         flight: u64,
         outcome: Outcome,
         after: &mut After,
     ) -> Option<(u64, u64)> {
-        let mut state = self.state.lock();
-        let Flight { seq, epoch, forwarded } = state.flights.remove(&flight)?;
-        let ended = Some((seq, epoch));
-        after.counts |= forwarded;
+        let of_spool = match flight & DIRECT {
+            0 => Some(state.flights.remove(&flight)?),
+            _ => None,
+        };
+        after.counts |= of_spool.is_some();
+        let seq = of_spool.as_ref().map_or(flight & !DIRECT, |flight| flight.seq);
         let (ending, why) = match outcome {
             Outcome::Confirmed(_) => (Ending::Confirmed, None),
             Outcome::Refused(why) => (Ending::Refused, Some(why)),
             Outcome::NotSent(why) => (Ending::NotSent, Some(why)),
             Outcome::Unknown(why) => (Ending::Unknown, Some(why)),
         };
-        let Some(kept) = state.records.get_mut(&seq) else { return ended };
+        let Some(kept) = state.records.get_mut(&seq) else { return of_spool.map(|flight| (seq, flight.epoch)) };
         if why.is_some() {
             kept.why = why;
         }
-        let (key, gate, now) = (kept.lane.clone(), self.gate(spool), spool.context.clock.now());
-        let goes_on = gate.way == Way::Open && ending == Ending::Confirmed;
-        self.with_lane(spool, &mut state, &key, gate, after, |lane, out| {
+        let epoch = of_spool.map_or(kept.direct, |flight| flight.epoch);
+        let (id, goes_on) = (kept.lane, gate.way == Way::Open && ending == Ending::Confirmed);
+        self.with_lane(spool, state, id, gate, after, |lane, out| {
             lane.complete(seq, epoch, ending, &self.rules, out);
             // The copy that a probe awaited is over, and shows nothing of the server: another one does.
             if matches!(ending, Ending::NotSent | Ending::Unknown) && spool.is_awaited(self, seq, epoch) {
@@ -327,7 +360,7 @@ impl SpoolTopic {
                 lane.forward(now, gate, SHORT_BACKLOG as u64, out);
             }
         });
-        ended
+        Some((seq, epoch))
     }
 
     /// One step of a lane, and what follows from it.
@@ -335,20 +368,20 @@ impl SpoolTopic {
         &self,
         spool: &Spool,
         state: &mut State,
-        key: &LaneKey,
+        id: LaneId,
         gate: Gate,
         after: &mut After,
         step: impl FnOnce(&mut Lane, &mut Vec<LaneAction>) -> R,
     ) -> Option<R> {
-        let lane = state.lanes.get_mut(key)?;
+        let lane = state.lanes.get_mut(id)?;
         let mut actions = std::mem::take(&mut state.actions);
         let before = lane.forwarded();
         let result = step(lane, &mut actions);
         let (mut now, mut is_idle) = (lane.forwarded(), lane.is_idle());
         // A publish that goes direct asks for nothing more.
         if !actions.is_empty() {
-            self.perform(spool, state, key, gate, &mut actions, after);
-            let lane = state.lanes.get(key);
+            self.perform(spool, state, id, gate, &mut actions, after);
+            let lane = state.lanes.get(id);
             (now, is_idle) = lane.map_or((0, false), |lane| (lane.forwarded(), lane.is_idle()));
         }
         state.actions = actions;
@@ -359,7 +392,7 @@ impl SpoolTopic {
             after.counts = true;
         }
         if is_idle {
-            state.lanes.remove(key);
+            state.lanes.remove(id);
         }
         Some(result)
     }
@@ -368,7 +401,7 @@ impl SpoolTopic {
         &self,
         spool: &Spool,
         state: &mut State,
-        key: &LaneKey,
+        id: LaneId,
         gate: Gate,
         actions: &mut Vec<LaneAction>,
         after: &mut After,
@@ -377,16 +410,16 @@ impl SpoolTopic {
         let (mut next, mut removed) = (0, None);
         while let Some(action) = actions.get(next).copied() {
             next += 1;
-            if !state.lanes.contains_key(key) {
+            if state.lanes.get(id).is_none() {
                 break;
             }
             match action {
                 LaneAction::Append { seq, maybe_dup } => {
                     let was_sent = true;
-                    self.append(spool, state, key, NewRow { seq, maybe_dup, was_sent }, actions, after);
+                    self.append(spool, state, id, NewRow { seq, maybe_dup, was_sent }, actions, after);
                 }
-                LaneAction::Mark { seq } => self.mark(spool, state, key, seq, gate, (actions, after)),
-                LaneAction::Withdraw { seq } => self.withdraw(state, key, seq, actions),
+                LaneAction::Mark { seq } => self.mark(spool, state, id, seq, gate, (actions, after)),
+                LaneAction::Withdraw { seq } => self.withdraw(state, id, seq, actions),
                 LaneAction::Note { seq, attempt, handled } => {
                     self.note(&spool.context.clock, state, seq, (attempt, handled));
                 }
@@ -397,7 +430,7 @@ impl SpoolTopic {
                         None => self.send(spool, state, (seq, epoch), Tell { maybe_dup, attempt, handled }),
                     };
                     if let Err(why) = sent {
-                        let may_follow = self.not_sent(spool, state, key, (seq, epoch), &why, (actions, after));
+                        let may_follow = self.not_sent(spool, state, id, (seq, epoch), &why, (actions, after));
                         if !may_follow {
                             stopped.get_or_insert(why);
                         }
@@ -413,7 +446,7 @@ impl SpoolTopic {
                     if removed == Some(seq) {
                         spool.count(fate_of(completed));
                     }
-                    self.complete(state, key, seq, completed, after);
+                    self.complete(state, id, seq, completed, after);
                 }
                 LaneAction::Fate { seq, fate } => self.end(spool, state, seq, fate, after),
                 LaneAction::DeadLetter { seq } => self.dies(spool, state, seq, after),
@@ -429,7 +462,7 @@ impl SpoolTopic {
         &self,
         spool: &Spool,
         state: &mut State,
-        key: &LaneKey,
+        id: LaneId,
         (seq, epoch): (u64, u64),
         why: &Error,
         (actions, after): (&mut Vec<LaneAction>, &mut After),
@@ -438,7 +471,7 @@ impl SpoolTopic {
         if let Some(kept) = state.records.get_mut(&seq) {
             kept.why = Some(why.clone());
         }
-        if let Some(lane) = state.lanes.get_mut(key) {
+        if let Some(lane) = state.lanes.get_mut(id) {
             lane.complete(seq, epoch, ending, &self.rules, actions);
         }
         if why.kind() == Kind::Full {
@@ -460,9 +493,9 @@ impl SpoolTopic {
     }
 
     /// Tells the publish of a record how it ended.
-    fn complete(&self, state: &mut State, key: &LaneKey, seq: u64, completed: Completed, after: &mut After) {
+    fn complete(&self, state: &mut State, id: LaneId, seq: u64, completed: Completed, after: &mut After) {
         // It may stay all the same: kept, or on its way.
-        let stays = state.lanes.get(key).is_some_and(|lane| lane.has(seq));
+        let stays = state.lanes.get(id).is_some_and(|lane| lane.has(seq));
         let (ticket, why) = match stays {
             true => (state.records.get_mut(&seq).and_then(|kept| kept.ticket.take()), None),
             false => state.records.remove(&seq).map_or((None, None), |kept| (kept.ticket, kept.why)),
@@ -516,10 +549,10 @@ impl Destination for SpoolTopic {
         let mut after = After::default();
         let taken = {
             let mut state = self.state.lock();
-            let gate = self.gate(&spool);
+            let (gate, now) = (self.gate(&spool), spool.context.clock.now());
             let first = batch.number(batch.records.len());
-            let (state, after) = (&mut *state, &mut after);
-            let mut publishing = Publishing { own: self, spool: &spool, state, batch, first, gate, after, run: None };
+            let (own, spool, state, after) = (self, &*spool, &mut *state, &mut after);
+            let mut publishing = Publishing { own, spool, state, batch, first, gate, now, after, run: None };
             let (count, stopped) = publishing.all();
             Taken { count, first_seq: first, level: None, stopped }
         };

@@ -7,7 +7,7 @@
 //! benches/servers.sh [--quick] [--only R1,K3,F1]  compare, print, write the tables
 //! benches/servers.sh --solo SIDE MODE SECONDS     one side alone, to be profiled
 //!     SIDE: ours|lapin|lapin-usual|rabbitmq-c|rabbitmq-c-dressed    MODE: publish|large|queue|round-trip|consume
-//!     SIDE: ours-kafka                                              MODE: publish|plain|large|consume
+//!     SIDE: ours-kafka                                              MODE: publish|kept|plain|large|consume
 //! ```
 
 mod go;

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::{Flight, Kept, LaneKey, SpoolTopic, State};
+use super::{Kept, LaneId, SpoolTopic, State, DIRECT};
 use crate::broker::{Batch, Level, Outcome, Ticket};
 use crate::clock::Moment;
 use crate::error::{Error, Fate, Kind, Result};
@@ -13,8 +13,11 @@ use crate::hub::failover::{Gate, Way};
 use crate::hub::spool::disk::NewRow;
 use crate::hub::spool::{After, Spool};
 use crate::message::segment::record_bytes;
-use crate::message::{Message, Record, Stamp};
+use crate::message::{Message, Record, Stamp, Writer};
 use crate::metrics::Counter;
+
+/// Records that go to the server at once share memory in pieces of this size.
+pub(in crate::hub::spool) const SHARED_BYTES: usize = 16 * 1024;
 
 /// Publishes in progress under the topic's lock.
 pub(super) struct Publishing<'a> {
@@ -25,6 +28,7 @@ pub(super) struct Publishing<'a> {
     /// Number of the first record.
     pub first: u64,
     pub gate: Gate,
+    pub now: Moment,
     pub after: &'a mut After,
     /// The first record that was decided to be sent and is not handed over yet.
     pub run: Option<usize>,
@@ -37,8 +41,9 @@ impl Publishing<'_> {
         let mut index = 0;
         loop {
             let record = self.batch.records.get(index);
+            let goes_direct = record.is_some_and(|record| self.goes_direct(record));
             // Before a record that goes another way: what becomes of those before it decides on it, too.
-            if !record.is_some_and(|record| self.goes_direct(record)) {
+            if !goes_direct {
                 match self.hand_over(index) {
                     Ok(()) => {}
                     Err((at, stopped)) if stopped.kind() == Kind::BackendDown => {
@@ -51,7 +56,7 @@ impl Publishing<'_> {
                 }
             }
             let Some(record) = record else { return (index, None) };
-            if let Err(stopped) = self.one(record, index) {
+            if let Err(stopped) = self.one(record, index, goes_direct) {
                 return match self.hand_over(index) {
                     Ok(()) => (index, Some(stopped)),
                     Err((at, first)) => (at, Some(first)),
@@ -67,21 +72,18 @@ impl Publishing<'_> {
             return false;
         }
         let (key, gate) = (self.own.key_of(record), self.gate);
-        let Some(lane) = self.state.lanes.get(&key) else { return true };
-        if lane.epoch() < gate.epoch {
-            self.own.with_lane(self.spool, self.state, &key, gate, self.after, |lane, out| lane.meet(gate, out));
+        let Some(id) = self.state.lanes.find(&key) else { return true };
+        if self.state.lanes.get(id).is_some_and(|lane| lane.epoch() < gate.epoch) {
+            self.own.with_lane(self.spool, self.state, id, gate, self.after, |lane, out| lane.meet(gate, out));
         }
-        self.state.lanes.get(&key).is_none_or(|lane| lane.backlog() == 0)
+        self.state.lanes.get(id).is_none_or(|lane| lane.backlog() == 0)
     }
 
     /// Decides on the record at `index`.
-    fn one(&mut self, record: &Record<'_>, index: usize) -> std::result::Result<(), Error> {
-        let (own, spool) = (self.own, self.spool);
-        let (clock, seq) = (&spool.context.clock, self.first + index as u64);
-        let now = clock.now();
-        let key = own.key_of(record);
+    fn one(&mut self, record: &Record<'_>, index: usize, goes_direct: bool) -> std::result::Result<(), Error> {
+        let (own, spool, now, seq) = (self.own, self.spool, self.now, self.first + index as u64);
         let due = now.plus(Duration::from_millis(record.delay_ms.unsigned_abs()));
-        let (goes_direct, bytes) = (self.goes_direct(record), record_bytes(record));
+        let bytes = record_bytes(record);
         let ttl = match record.ttl_ms {
             1.. => now.plus(Duration::from_millis(record.ttl_ms.unsigned_abs())),
             _ => Moment::NEVER,
@@ -98,96 +100,102 @@ impl Publishing<'_> {
         if !goes_direct {
             own.server.check(record)?;
         }
-        let message = self.message(record, seq)?;
-        let mut decision = self.decide(record, &key, &ask, seq);
+        let message = self.message(record, seq, goes_direct)?;
+        let (mut decision, mut id) = self.decide(record, &ask, seq);
         while decision == Decision::MakeRoom {
             // With nothing to drop it is full.
             let is_made = own.evict(spool, self.state, self.after);
             ask.room = if is_made { spool.room(own, bytes) } else { Room::Full };
-            decision = self.decide(record, &key, &ask, seq);
+            (decision, id) = self.decide(record, &ask, seq);
         }
         match decision {
             Decision::Send(_) => {
-                self.keep(message, &key, index, due);
-                let epoch = self.state.lanes.get(&key).map_or(0, Lane::epoch);
-                let flight = self.state.next_flight;
-                self.state.next_flight += 1;
-                self.state.flights.insert(flight, Flight { seq, epoch, forwarded: false });
+                let direct = self.state.lanes.get(id).map_or(0, Lane::epoch);
+                let kept = Kept { direct, ..self.kept(message, id, index, due) };
+                self.state.records.insert(seq, kept);
                 self.run.get_or_insert(index);
                 Ok(())
             }
             Decision::Append(_) => {
-                self.keep(message, &key, index, due);
+                let kept = self.kept(message, id, index, due);
+                self.state.records.insert(seq, kept);
                 let mut actions = std::mem::take(&mut self.state.actions);
                 let row = NewRow { seq, maybe_dup: false, was_sent: false };
-                own.append(spool, self.state, &key, row, &mut actions, self.after);
-                own.perform(spool, self.state, &key, self.gate, &mut actions, self.after);
+                own.append(spool, self.state, id, row, &mut actions, self.after);
+                own.perform(spool, self.state, id, self.gate, &mut actions, self.after);
                 self.state.actions = actions;
                 Ok(())
             }
             Decision::Drop => {
-                self.forget_idle(&key);
+                self.forget_idle(id);
                 spool.metrics.add(Counter::OutageDropped, 1);
                 let ticket = Ticket(self.batch.first_ticket.0 + index as u64);
                 self.after.outcomes.push((ticket, Outcome::Confirmed(Level::None)));
                 Ok(())
             }
             Decision::Fail(failure) => {
-                self.forget_idle(&key);
+                self.forget_idle(id);
                 Err(spool.failed(failure, own, bytes))
             }
             // Nothing waits here: whoever publishes is told of space, and when the gate or the lane has changed.
             Decision::WaitUntil(_) | Decision::MakeRoom => {
-                self.forget_idle(&key);
+                self.forget_idle(id);
                 Err(spool.failed(Failure::Full, own, bytes))
             }
         }
     }
 
     /// Asks the lane of a record; what a newer epoch brought back is done before.
-    fn decide(&mut self, record: &Record<'_>, key: &LaneKey, ask: &Ask, seq: u64) -> Decision {
+    fn decide(&mut self, record: &Record<'_>, ask: &Ask, seq: u64) -> (Decision, LaneId) {
         let (own, numbers, gate) = (self.own, AtomicU64::new(seq), self.gate);
-        self.state.lanes.entry(key.clone()).or_insert_with(|| Lane::new(record.key.is_some(), &own.rules));
+        let id = self.state.lanes.enter(own.key_of(record), || Lane::new(record.key.is_some(), &own.rules));
         let publish =
             |lane: &mut Lane, out: &mut Vec<LaneAction>| lane.publish(ask.began, gate, &own.rules, ask, &numbers, out);
-        let decision = own.with_lane(self.spool, self.state, key, gate, self.after, publish);
-        decision.unwrap_or(Decision::Fail(Failure::Closing))
+        let decision = own.with_lane(self.spool, self.state, id, gate, self.after, publish);
+        (decision.unwrap_or(Decision::Fail(Failure::Closing)), id)
     }
 
-    fn forget_idle(&mut self, key: &LaneKey) {
-        if self.state.lanes.get(key).is_some_and(Lane::is_idle) {
-            self.state.lanes.remove(key);
+    fn forget_idle(&mut self, id: LaneId) {
+        if self.state.lanes.get(id).is_some_and(Lane::is_idle) {
+            self.state.lanes.remove(id);
         }
     }
 
     /// The copy that is kept, where the route keeps any.
-    fn message(&self, record: &Record<'_>, seq: u64) -> Result<Option<Message>> {
+    fn message(&mut self, record: &Record<'_>, seq: u64, goes_direct: bool) -> Result<Option<Message>> {
         if !keeps(self.own.rules.on_outage) {
             return Ok(None);
         }
-        let spool = self.spool;
+        let (pool, topic, prefix) = (&self.spool.pool, &self.own.topic, self.spool.context.id_prefix);
         let stamp = Stamp { seq, now_us: self.batch.now_us };
-        let made = Message::alone(&spool.pool, &self.own.topic, spool.context.id_prefix, record, stamp);
+        let made = match goes_direct && record_bytes(record) <= SHARED_BYTES / 4 {
+            true => {
+                let shared = &mut self.state.shared;
+                let append = |writer: &mut Writer| writer.append(record, stamp).and_then(|place| writer.message(place));
+                shared.as_mut().and_then(append).or_else(|| {
+                    *shared = Writer::new(pool, topic, prefix, SHARED_BYTES);
+                    shared.as_mut().and_then(append)
+                })
+            }
+            false => Message::alone(pool, topic, prefix, record, stamp),
+        };
         let none = || Error::new(Kind::Resources, "the system has no memory for a record").with_fate(Fate::NotSent);
         made.map(Some).ok_or_else(none)
     }
 
-    /// Keeps a record until it is settled.
-    fn keep(&mut self, message: Option<Message>, key: &LaneKey, index: usize, due: Moment) {
-        let ticket = Some(Ticket(self.batch.first_ticket.0 + index as u64));
-        let kept = Kept::new(key.clone(), message, ticket, due);
-        self.state.records.insert(self.first + index as u64, kept);
+    fn kept(&self, message: Option<Message>, lane: LaneId, index: usize, due: Moment) -> Kept {
+        Kept::new(lane, message, Some(Ticket(self.batch.first_ticket.0 + index as u64)), due)
     }
 
     /// Hands over the records from the run's first up to `end`; answers those that were not taken and why.
     fn hand_over(&mut self, end: usize) -> std::result::Result<(), (usize, Error)> {
         let Some(from) = self.run.take() else { return Ok(()) };
         let Some(records) = self.batch.records.get(from..end) else { return Ok(()) };
-        let first_flight = self.state.next_flight - records.len() as u64;
-        let numbers = AtomicU64::new(self.first + from as u64);
+        let first = self.first + from as u64;
+        let numbers = AtomicU64::new(first);
         let batch = Batch {
             records,
-            first_ticket: Ticket(self.own.base | first_flight),
+            first_ticket: Ticket(self.own.base | DIRECT | first),
             numbers: &numbers,
             now_us: self.batch.now_us,
             require: None,
@@ -195,13 +203,12 @@ impl Publishing<'_> {
         };
         let taken = self.own.server.publish(&batch);
         for index in (taken.count..records.len()).rev() {
-            let seq = self.first + (from + index) as u64;
-            self.state.flights.remove(&(first_flight + index as u64));
+            let seq = first + index as u64;
             let Some(kept) = self.state.records.remove(&seq) else { continue };
-            if let Some(lane) = self.state.lanes.get_mut(&kept.lane) {
+            if let Some(lane) = self.state.lanes.get_mut(kept.lane) {
                 lane.not_taken(seq);
             }
-            self.forget_idle(&kept.lane);
+            self.forget_idle(kept.lane);
         }
         match taken.stopped {
             Some(stopped) => {

@@ -82,7 +82,7 @@ impl SpoolTopic {
         match (taken.count, taken.stopped) {
             (0, stopped) => Err(stopped.unwrap_or_else(|| Error::internal("a backend stopped without a reason"))),
             _ => {
-                state.flights.insert(flight, Flight { seq, epoch, forwarded: true });
+                state.flights.insert(flight, Flight { seq, epoch });
                 Ok(())
             }
         }

@@ -63,13 +63,13 @@ impl View {
         max: usize,
         ordered: bool,
         key_of: impl Fn(u64) -> Option<LaneKey>,
-        mut show: impl FnMut(u64, &LaneKey) -> bool,
+        mut show: impl FnMut(u64) -> bool,
     ) -> Vec<u64> {
         let mut shown = Vec::new();
         let is_kept = |seq| key_of(seq).is_some();
         while shown.len() < max {
             if let Some((seq, key)) = self.next.pop_front() {
-                match is_kept(seq) && show(seq, &key) {
+                match is_kept(seq) && show(seq) {
                     true => shown.push(seq),
                     false => self.let_go(seq, &key),
                 }
@@ -86,7 +86,7 @@ impl View {
                 Some(Slot::Shut { owner }) if is_kept(*owner) => continue,
                 Some(Slot::Shut { .. }) | None => {}
             }
-            if show(seq, &key) {
+            if show(seq) {
                 shown.push(seq);
                 if keyed {
                     self.keys.insert(key, Slot::Out { owner: seq, waiting: Line::default() });
@@ -130,7 +130,8 @@ impl State {
     fn view(&mut self, group: u64) -> usize {
         let known = self.views.iter().position(|view| view.group == group);
         known.unwrap_or_else(|| {
-            let mut queue: Vec<u64> = self.lanes.values().flat_map(|lane| lane.places()).map(|(seq, _)| seq).collect();
+            let mut queue: Vec<u64> =
+                self.lanes.iter().flat_map(|(_, lane)| lane.places()).map(|(seq, _)| seq).collect();
             queue.sort_unstable();
             self.views.push(View::new(group, queue));
             self.views.len() - 1
@@ -159,12 +160,17 @@ impl SpoolTopic {
         let State { views, lanes, records, .. } = &mut *state;
         let Some(view) = views.get_mut(at) else { return Vec::new() };
         let message = |seq: u64| records.get(&seq).and_then(|kept| kept.message.as_ref());
-        let key_of = |seq: u64| records.get(&seq).map(|kept| kept.lane.clone());
-        let shown = view.take(max, ordered != Ordered::No, key_of, |seq, key| {
+        let key_of = |seq: u64| Some(self.key_of_message(message(seq)?));
+        let shown = view.take(max, ordered != Ordered::No, key_of, |seq| {
             let is_for_all = message(seq).is_none_or(is_for_all);
-            !is_for_all && lanes.get_mut(key).is_some_and(|lane| lane.show(seq, now, gate, group, &self.rules))
+            let lane = records.get(&seq).and_then(|kept| lanes.get_mut(kept.lane));
+            !is_for_all && lane.is_some_and(|lane| lane.show(seq, now, gate, group, &self.rules))
         });
         shown.into_iter().filter_map(|seq| Some((seq, message(seq)?.clone()))).collect()
+    }
+
+    fn key_of_message(&self, message: &Message) -> LaneKey {
+        LaneKey::of(self.kind, message.key(), message.priority())
     }
 
     /// Whether it can be told with an event who has handled it: else a group would be handed all of it twice.
@@ -188,12 +194,14 @@ impl SpoolTopic {
         let mut after = After { local: true, ..After::default() };
         {
             let mut state = self.lock();
-            let (key, gate) = (LaneKey::of(self.kind, message.key(), message.priority()), self.gate(spool));
-            self.with_lane(spool, &mut state, &key, gate, &mut after, |lane, out| match verdict {
-                Verdict::Ack => lane.handled(seq, group, out),
-                Verdict::Return => lane.not_shown(seq, group),
-                Verdict::Retry(_) => {}
-            });
+            let (key, gate) = (self.key_of_message(message), self.gate(spool));
+            if let Some(id) = state.records.get(&seq).map(|kept| kept.lane) {
+                self.with_lane(spool, &mut state, id, gate, &mut after, |lane, out| match verdict {
+                    Verdict::Ack => lane.handled(seq, group, out),
+                    Verdict::Return => lane.not_shown(seq, group),
+                    Verdict::Retry(_) => {}
+                });
+            }
             if let Some(view) = state.views.iter_mut().find(|view| view.group == group) {
                 view.settled(seq, key, verdict, ordered);
             }
@@ -230,7 +238,7 @@ mod tests {
         fn take(&mut self, max: usize) -> Vec<u64> {
             let kept = &self.kept;
             let key_of = |seq| kept.borrow().contains(&seq).then(|| key(seq));
-            self.view.take(max, self.ordered != Ordered::No, key_of, |_, _| true)
+            self.view.take(max, self.ordered != Ordered::No, key_of, |_| true)
         }
 
         fn come(&mut self, seq: u64) {

@@ -9,7 +9,8 @@ use crate::broker::Ticket;
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::hub::failover::lane::{Lane, LaneAction};
-use crate::message::{Message, TopicKind};
+
+use crate::message::{Message, TopicKind, Writer};
 use crate::numbers::NumberMap;
 
 /// What keeps an order of its own: a key, of tasks with a priority.
@@ -30,13 +31,94 @@ impl LaneKey {
     }
 }
 
+/// The place of a lane among those of its topic; when it is gone, another may have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::hub::spool) struct LaneId(usize);
+
+/// The lanes that have records, each at a place of its own, by which its records name it.
+#[derive(Default)]
+pub(in crate::hub::spool) struct Lanes {
+    by_key: HashMap<LaneKey, LaneId>,
+    places: Vec<Option<(LaneKey, Lane)>>,
+    free: Vec<LaneId>,
+    /// The one that was found last: many records of one key come one behind the other.
+    last: Option<LaneId>,
+}
+
+/// Places that are kept when no lane is left.
+const PLACES_KEPT: usize = 64;
+
+impl Lanes {
+    pub fn find(&mut self, key: &LaneKey) -> Option<LaneId> {
+        let last = self.last.filter(|id| self.key(*id) == Some(key));
+        if last.is_none() {
+            self.last = self.by_key.get(key).copied();
+        }
+        self.last
+    }
+
+    /// Its lane, found or made.
+    pub fn enter(&mut self, key: LaneKey, make: impl FnOnce() -> Lane) -> LaneId {
+        if let Some(known) = self.find(&key) {
+            return known;
+        }
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            LaneId(self.places.len() - 1)
+        });
+        if let Some(place) = self.places.get_mut(id.0) {
+            *place = Some((key.clone(), make()));
+        }
+        self.by_key.insert(key, id);
+        self.last = Some(id);
+        id
+    }
+
+    pub fn remove(&mut self, id: LaneId) {
+        let Some((key, _)) = self.places.get_mut(id.0).and_then(Option::take) else { return };
+        self.by_key.remove(&key);
+        self.free.push(id);
+        if self.by_key.is_empty() && self.places.len() > PLACES_KEPT {
+            *self = Self::default();
+        }
+    }
+
+    pub fn key(&self, id: LaneId) -> Option<&LaneKey> {
+        self.places.get(id.0)?.as_ref().map(|(key, _)| key)
+    }
+
+    pub fn get(&self, id: LaneId) -> Option<&Lane> {
+        self.places.get(id.0)?.as_ref().map(|(_, lane)| lane)
+    }
+
+    pub fn get_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        self.places.get_mut(id.0)?.as_mut().map(|(_, lane)| lane)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
+        let places = self.places.iter().enumerate();
+        places.filter_map(|(at, place)| Some((LaneId(at), place.as_ref().map(|(_, lane)| lane)?)))
+    }
+
+    pub fn ids(&self) -> Vec<LaneId> {
+        self.iter().map(|(id, _)| id).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+}
+
 /// Guarded together: what is decided about a record, and its hand-over.
 #[derive(Default)]
 pub(in crate::hub::spool) struct State {
-    pub lanes: HashMap<LaneKey, Lane>,
+    pub lanes: Lanes,
     pub records: NumberMap<Kept>,
+    /// What came out of the spool and is at the server's client. What went there at once is known by its own number.
     pub flights: NumberMap<Flight>,
     pub next_flight: u64,
+    /// Where copies are made of what goes to the server at once, as long as some of it has no ending.
+    pub shared: Option<Writer>,
     /// Of the groups that are shown what is kept.
     pub views: Vec<View>,
     /// Reused.
@@ -51,7 +133,9 @@ impl State {
 
 /// A record that is not settled.
 pub(in crate::hub::spool) struct Kept {
-    pub lane: LaneKey,
+    pub lane: LaneId,
+    /// The epoch in which it was handed over without having been stored.
+    pub direct: u64,
     /// `None` where the route does not keep it.
     pub message: Option<Message>,
     /// Of the publish that has not been told yet.
@@ -70,8 +154,19 @@ pub(in crate::hub::spool) struct Kept {
 }
 
 impl Kept {
-    pub fn new(lane: LaneKey, message: Option<Message>, ticket: Option<Ticket>, due: Moment) -> Self {
-        Self { lane, message, ticket, due, why: None, tries: 0, handed: false, leased: false, is_dead: false }
+    pub fn new(lane: LaneId, message: Option<Message>, ticket: Option<Ticket>, due: Moment) -> Self {
+        Self {
+            lane,
+            direct: 0,
+            message,
+            ticket,
+            due,
+            why: None,
+            tries: 0,
+            handed: false,
+            leased: false,
+            is_dead: false,
+        }
     }
 
     /// What the disk has of it.
@@ -80,10 +175,8 @@ impl Kept {
     }
 }
 
-/// A record at the server's client.
+/// A record of the spool at the server's client.
 pub(in crate::hub::spool) struct Flight {
     pub seq: u64,
     pub epoch: u64,
-    /// It came out of the spool.
-    pub forwarded: bool,
 }

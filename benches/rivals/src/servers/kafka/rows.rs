@@ -155,14 +155,14 @@ fn wide(load: &Load) -> Load {
 pub fn solo(server: Server, mode: &str, time: Duration) {
     let cluster = Cluster::open(server);
     let (begin, load) = match mode {
-        "publish" | "consume" => (NATIVE, load(SMALL, WINDOW, Codec::Lz4)),
+        "publish" | "kept" | "consume" => (NATIVE, load(SMALL, WINDOW, Codec::Lz4)),
         "plain" => (PLAIN, load(SMALL, WINDOW, Codec::Lz4)),
         "large" => (NATIVE, load(LARGE, WINDOW_LARGE, Codec::Lz4)),
-        other => panic!("no mode is named {other}: publish, plain, large, consume"),
+        other => panic!("no mode is named {other}: publish, kept, plain, large, consume"),
     };
     let topic = cluster.topic(begin);
     let load = Load { topic: topic.name.clone(), ..load };
-    let mut ours = Ours::open(&cluster, load.codec);
+    let mut ours = Ours::opened(&cluster, load.codec, mode == "kept");
     ours.fill(&load, 1);
     let sample = if mode == "consume" {
         let count = (time.as_secs_f64() * 1e6) as usize;
