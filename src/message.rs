@@ -316,6 +316,31 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_its_own_is_the_same() {
+        let pool = Pool::new(1024, 1);
+        let mut block = HeaderBlock::default();
+        block.push("a", b"1");
+        let bare =
+            Record { key: Some(b"k"), type_: "t", headers: block.headers(), ttl_ms: 3, ..Record::new(b"payload") };
+        for record in [bare, Record { id: "own-id", timestamp_us: 5, attempts: 2, maybe_dup: true, ..bare }] {
+            let mut writer = Writer::new(&pool, &Arc::from("t"), 7, 1024).unwrap();
+            writer.append(&Record::new(b"before"), Stamp { seq: 10, now_us: 1_000 }).unwrap();
+            let place = writer.append(&record, Stamp { seq: 11, now_us: 1_000 }).unwrap();
+            let shared = writer.message(place).unwrap();
+            let own = shared.apart(&pool).unwrap();
+            drop(writer);
+            let fields = |message: &Message| {
+                let id = message.id();
+                let again = Record::again(message, id.as_str());
+                (format!("{again:?}"), message.seq(), message.expires_us(), message.size(), Arc::clone(message.topic()))
+            };
+            assert_eq!(fields(&own), fields(&shared));
+            drop(shared);
+            assert_eq!(pool.bytes(), own.size(), "what it shared memory with is gone");
+        }
+    }
+
+    #[test]
     fn a_bare_record_takes_thirty_two_bytes_beside_its_payload() {
         let message = write(&Record::new(&[1; 104]), Stamp { seq: 1, now_us: 9 });
         assert_eq!(message.size(), 136);

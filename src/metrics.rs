@@ -162,7 +162,11 @@ pub fn reference() -> String {
     for (name, help) in COUNTERS {
         let _ = writeln!(out, "| `helixmq_{name}` | {help} |");
     }
-    out.push_str("\n## Gauges\n\nIn JSON a gauge is an object from label value to number.\n\n| name | label | meaning |\n| --- | --- | --- |\n");
+    out.push_str(
+        "\n## Gauges\n\nIn JSON a gauge is an object from label value to number. Topics are those of brokers inside the \
+         process; `hmq_describe` asks a server for its own.\n",
+    );
+    out.push_str("\n| name | label | meaning |\n| --- | --- | --- |\n");
     for (name, label, help) in GAUGES {
         let _ = writeln!(out, "| `helixmq_{name}` | `{label}` | {help} |");
     }

@@ -129,8 +129,9 @@ impl Shared {
 
     fn descriptions(&self) -> Vec<Description> {
         let mut all = Vec::new();
-        // Health does not wait for what a cluster holds, of others too; `hmq_describe` asks it.
-        for backend in self.backends().iter().filter(|backend| backend.kind != BackendKind::Kafka) {
+        // Health waits for no server, and asks it nothing each time it is looked at; `hmq_describe` does.
+        let is_server = |kind| matches!(kind, BackendKind::Kafka | BackendKind::RabbitMq);
+        for backend in self.backends().iter().filter(|backend| !is_server(backend.kind)) {
             let Some(admin) = backend.broker.admin() else { continue };
             let now = self.context.clock.now();
             let described = crate::runtime::wait(admin.describe("#", now), Some(std::time::Duration::from_secs(1)));

@@ -58,7 +58,7 @@ impl Hub {
     pub fn purge(&self, topic: &str) {
         let selector = format!(r#"{{"name": "{topic}"}}"#);
         // SAFETY: as in `configured`.
-        must(|err| unsafe { hmq_purge(self.0, text(&selector), selector.len(), 5_000, null_mut(), err) });
+        must(|err| unsafe { hmq_purge(self.0, text(&selector), selector.len(), 60_000, null_mut(), err) });
     }
 
     /// Prepares a publisher.

@@ -274,7 +274,7 @@ impl Lane {
     }
 
     fn advance(&mut self, now: Moment, budget: u64, probe: bool, out: &mut Vec<LaneAction>) -> u64 {
-        let (mut used, mut index, mut marks) = (0, 0, false);
+        let (mut used, mut index, mut marks) = (0, self.first_not_clear(), false);
         while used < budget && self.held.is_none() {
             let Some(record) = self.records.get(index) else { break };
             match record.at {
@@ -509,7 +509,7 @@ impl Lane {
 
     /// Whether all before it are on their way, so that order is kept if it goes now.
     fn may_go(&mut self, index: usize) -> bool {
-        let known = self.records.partition_point(|record| record.seq < self.clear_to);
+        let known = self.first_not_clear();
         let on_way = |record: &&Record| match record.at {
             At::Flying { .. } => true,
             At::Leased => !self.keyed,
@@ -519,6 +519,10 @@ impl Lane {
         let clear = known + more;
         self.clear_to = self.records.get(clear).map_or(self.clear_to, |record| record.seq);
         clear >= index
+    }
+
+    fn first_not_clear(&self) -> usize {
+        self.records.partition_point(|record| record.seq < self.clear_to)
     }
 
     /// A record is on its way no more.

@@ -13,17 +13,18 @@ pub const RATE_FIRST: u64 = 64;
 /// Records per second, at most: more than any server takes, so that the window is the limit.
 pub const RATE_MAX: u64 = 1 << 20;
 /// A budget is given this often, so that a second's worth does not go out as one burst.
-pub const STEP: Duration = Duration::from_millis(100);
+/// A full half of the window goes with each, so the window and this bound what is forwarded in a second.
+pub const STEP: Duration = Duration::from_millis(10);
 /// Steps after which the rate may double.
-const STEPS_TO_DOUBLE: u32 = 10;
-const STEPS_PER_SECOND: u64 = 10;
+const STEPS_TO_DOUBLE: u32 = 100;
+const STEPS_PER_SECOND: u64 = 100;
 
 /// The rate of one recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ramp {
     rate: u64,
     steps: u32,
-    /// Tenths of a record that earlier steps were entitled to.
+    /// Hundredths of a record that earlier steps were entitled to.
     carried: u64,
 }
 
@@ -45,10 +46,10 @@ impl Ramp {
             }
         }
         self.steps += 1;
-        let tenths = self.carried + self.rate;
-        self.carried = tenths % STEPS_PER_SECOND;
+        let parts = self.carried + self.rate;
+        self.carried = parts % STEPS_PER_SECOND;
         let half = (window / 2).max(1);
-        (tenths / STEPS_PER_SECOND).min(half.saturating_sub(inflight))
+        (parts / STEPS_PER_SECOND).min(half.saturating_sub(inflight))
     }
 
     /// Records per second.
@@ -86,12 +87,12 @@ mod tests {
     #[test]
     fn it_starts_slowly_doubles_each_second_and_keeps_half_of_the_window_free() {
         let mut ramp = Ramp::default();
-        let second = |ramp: &mut Ramp, inflight| (0..10).map(|_| ramp.step(inflight, 5_000)).sum::<u64>();
+        let second = |ramp: &mut Ramp, inflight| (0..100).map(|_| ramp.step(inflight, 5_000)).sum::<u64>();
         assert_eq!([0; 4].map(|inflight| second(&mut ramp, inflight)), [64, 128, 256, 512]);
-        assert_eq!(ramp.step(2_400, 5_000), 51, "a server that is behind is not asked for more");
+        assert_eq!(ramp.step(2_400, 5_000), 5, "a server that is behind is not asked for more");
         assert_eq!(ramp.rate(), 512);
         assert_eq!(ramp.step(2_500, 5_000), 0);
-        for _ in 0..200 {
+        for _ in 0..2_000 {
             assert!(ramp.step(0, 5_000) <= 2_500);
         }
         assert_eq!(ramp.rate(), RATE_MAX);

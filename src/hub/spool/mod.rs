@@ -69,6 +69,9 @@ const OVERDUE_FACTOR: u32 = 2;
 /// Outcomes that are taken in under one hold of a topic's lock.
 const OUTCOMES_AT_ONCE: usize = 256;
 
+/// Records that are forwarded under one hold of a topic's lock: publishers and outcomes wait for it.
+const FORWARDED_AT_ONCE: u64 = 1024;
+
 /// How often those who wait look whether that makes sense.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -428,23 +431,30 @@ impl Spool {
         }
     }
 
-    /// Lanes with something to forward, those that wait longest first.
-    fn waiting(&self) -> Vec<(u64, Arc<SpoolTopic>, LaneId)> {
+    /// Lanes with something to forward, those that wait longest first; `max` of them.
+    fn waiting(&self, max: u64) -> Vec<(u64, Arc<SpoolTopic>, LaneId)> {
         let mut lanes: Vec<_> = self.ready().flat_map(|topic| topic.waiting()).collect();
-        lanes.sort_by_key(|(oldest, ..)| *oldest);
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        if max < lanes.len() {
+            lanes.select_nth_unstable_by_key(max, |(oldest, ..)| *oldest);
+            lanes.truncate(max);
+        }
+        lanes.sort_unstable_by_key(|(oldest, ..)| *oldest);
         lanes
     }
 
     /// Forwards up to so many records.
     pub fn forward(&self, budget: u64) {
-        let lanes = self.waiting();
+        let lanes = self.waiting(budget);
         let (each, mut left) = (share(budget, lanes.len() as u64), budget);
         for (_, topic, id) in lanes {
-            let mut after = After::default();
-            left -= topic.forward(self, id, each.min(left), &mut after).min(left);
-            self.finish(after);
-            if left == 0 {
-                break;
+            let mut own = each.min(left);
+            while own > 0 {
+                let (mut after, part) = (After::default(), own.min(FORWARDED_AT_ONCE));
+                let used = topic.forward(self, id, part, &mut after).min(part);
+                self.finish(after);
+                left -= used;
+                own = if used < part { 0 } else { own - used };
             }
         }
     }

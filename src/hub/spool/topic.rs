@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use self::publishing::Publishing;
-use self::sending::{ending_of, Tell};
+use self::sending::{ending_of, Going, SENT_AT_ONCE};
 use super::disk::NewRow;
 use super::standing::Standing;
 use super::{After, Probed, Spool, FLIGHT_BITS};
@@ -423,14 +423,17 @@ impl SpoolTopic {
                 LaneAction::Note { seq, attempt, handled } => {
                     self.note(&spool.context.clock, state, seq, (attempt, handled));
                 }
-                LaneAction::Send { seq, epoch, maybe_dup, attempt, handled } => {
-                    let sent = match &stopped {
+                LaneAction::Send { .. } => {
+                    let run: Vec<Going> =
+                        actions.iter().skip(next - 1).map_while(Going::of).take(SENT_AT_ONCE).collect();
+                    let (sent, why) = match &stopped {
                         // What follows one that was not taken must not pass it.
-                        Some(why) => Err(Error::clone(why)),
-                        None => self.send(spool, state, (seq, epoch), Tell { maybe_dup, attempt, handled }),
+                        Some(why) => (0, Some(Error::clone(why))),
+                        None => self.send(spool, state, &run),
                     };
-                    if let Err(why) = sent {
-                        let may_follow = self.not_sent(spool, state, id, (seq, epoch), &why, (actions, after));
+                    next += sent - usize::from(why.is_none());
+                    if let (Some(why), Some(Going { seq, epoch, .. })) = (why, run.get(sent)) {
+                        let may_follow = self.not_sent(spool, state, id, (*seq, *epoch), &why, (actions, after));
                         if !may_follow {
                             stopped.get_or_insert(why);
                         }

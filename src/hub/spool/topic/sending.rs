@@ -1,24 +1,53 @@
-//! A record of the spool on its way to the server, and what is told with it.
+//! Records of the spool on their way to the server, and what is told with it.
 
 use std::sync::atomic::AtomicU64;
 
 use super::{Flight, Kept, SpoolTopic, State};
 use crate::broker::{Batch, Ticket};
-use crate::error::{Error, Fate, Kind, Result};
+use crate::clock::Moment;
+use crate::error::{Error, Fate, Kind};
+use crate::hub::failover::lane::LaneAction;
 use crate::hub::failover::Ending;
 use crate::hub::provisional::{handled_by, HANDLED};
 use crate::hub::spool::Spool;
-use crate::message::{HeaderBlock, Record};
+use crate::message::{HeaderBlock, Message, MessageId, Record};
 use crate::metrics::Counter;
+use crate::numbers::NumberMap;
 
-/// What is told with a record.
+/// Records that are handed over together, at most.
+pub(super) const SENT_AT_ONCE: usize = 128;
+
+/// A record that goes to the server, and what is told with it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tell {
-    pub maybe_dup: bool,
+pub(super) struct Going {
+    pub seq: u64,
+    pub epoch: u64,
+    maybe_dup: bool,
     /// Attempts of workers of this process.
-    pub attempt: u16,
+    attempt: u16,
     /// Groups of this process that have handled it, as bits.
-    pub handled: u64,
+    handled: u64,
+}
+
+impl Going {
+    pub fn of(action: &LaneAction) -> Option<Self> {
+        match *action {
+            LaneAction::Send { seq, epoch, maybe_dup, attempt, handled } => {
+                Some(Self { seq, epoch, maybe_dup, attempt, handled })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a record is made of that goes again.
+struct Parts<'a> {
+    going: &'a Going,
+    kept: &'a Kept,
+    message: &'a Message,
+    id: MessageId,
+    /// With which groups have handled it, where any has.
+    headers: Option<HeaderBlock>,
 }
 
 impl SpoolTopic {
@@ -32,60 +61,57 @@ impl SpoolTopic {
         fits.unwrap_or(record)
     }
 
-    /// Hands a record of the spool to the server.
-    pub(super) fn send(
-        &self,
-        spool: &Spool,
-        state: &mut State,
-        (seq, epoch): (u64, u64),
-        Tell { maybe_dup, attempt, handled }: Tell,
-    ) -> Result<()> {
-        let flight = state.next_flight;
-        state.next_flight += 1;
-        let Some(Kept { message: Some(message), due, leased, .. }) = state.records.get(&seq) else {
-            return Err(Error::internal("a record of the spool has no message"));
-        };
-        let clock = &spool.context.clock;
-        let (now, now_us, id) = (clock.now(), clock.wall_us(), message.id());
-        let left = due.since(now);
+    fn parts<'a>(&self, spool: &Spool, records: &'a NumberMap<Kept>, going: &'a Going) -> Option<Parts<'a>> {
+        let kept = records.get(&going.seq)?;
+        let message = kept.message.as_ref()?;
+        let (id, told) = (message.id(), spool.group_names(going.handled));
+        let headers = (!told.is_empty()).then(|| {
+            let mut headers = HeaderBlock::default();
+            headers.extend(message.headers(), &[HANDLED]);
+            headers.push(HANDLED, handled_by(&self.topic, id.as_str(), &told).as_bytes());
+            headers
+        });
+        Some(Parts { going, kept, message, id, headers })
+    }
+
+    fn record_of<'a>(&self, parts: &'a Parts<'a>, now: Moment, now_us: i64) -> Record<'a> {
+        let Parts { going, kept, message, id, headers } = parts;
         let record = Record {
             // A worker that ended without a verdict may have done it; failed attempts tell of themselves.
-            maybe_dup: maybe_dup || message.maybe_dup() || (*leased && attempt == 0),
-            attempts: message.attempts().saturating_add(attempt),
+            maybe_dup: going.maybe_dup || message.maybe_dup() || (kept.leased && going.attempt == 0),
+            attempts: message.attempts().saturating_add(going.attempt),
             ttl_ms: message.expires_us().map_or(0, |at| (at.saturating_sub(now_us) / 1000).max(1)),
-            delay_ms: i64::try_from(left.as_millis()).unwrap_or(i64::MAX),
+            delay_ms: i64::try_from(kept.due.since(now).as_millis()).unwrap_or(i64::MAX),
             ..Record::again(message, id.as_str())
         };
-        let record = if attempt > 0 { self.lightest(record, message.attempts()) } else { record };
-        let mut headers = HeaderBlock::default();
-        let told = spool.group_names(handled);
-        if !told.is_empty() {
-            headers.extend(record.headers, &[HANDLED]);
-            headers.push(HANDLED, handled_by(&self.topic, id.as_str(), &told).as_bytes());
-        }
-        let telling = Record { headers: headers.headers(), ..record };
+        let record = if going.attempt > 0 { self.lightest(record, message.attempts()) } else { record };
+        let telling = headers.as_ref().map(|headers| Record { headers: headers.headers(), ..record });
         // A form without headers cannot say it: the groups get it once more.
-        let record = if !told.is_empty() && self.server.check(&telling).is_ok() { telling } else { record };
-        if record.maybe_dup {
-            spool.metrics.add(Counter::MaybeDuplicate, 1);
-        }
-        let numbers = AtomicU64::new(seq);
-        let batch = Batch {
-            records: std::slice::from_ref(&record),
-            first_ticket: Ticket(self.base | flight),
-            numbers: &numbers,
-            now_us,
-            require: None,
-            since: None,
+        telling.filter(|telling| self.server.check(telling).is_ok()).unwrap_or(record)
+    }
+
+    /// Hands records of the spool to the server, in their order. Answers how many it took, and why not the next.
+    pub(super) fn send(&self, spool: &Spool, state: &mut State, run: &[Going]) -> (usize, Option<Error>) {
+        let State { records, flights, next_flight, .. } = state;
+        let parts: Vec<Parts<'_>> = run.iter().map_while(|going| self.parts(spool, records, going)).collect();
+        let Some(first) = parts.first() else {
+            return (0, Some(Error::internal("a record of the spool has no message")));
         };
+        let (now, now_us) = (spool.context.clock.now(), spool.context.clock.wall_us());
+        let numbers = AtomicU64::new(first.going.seq);
+        let sent: Vec<Record<'_>> = parts.iter().map(|parts| self.record_of(parts, now, now_us)).collect();
+        let first_ticket = Ticket(self.base | *next_flight);
+        let batch = Batch { records: &sent, first_ticket, numbers: &numbers, now_us, require: None, since: None };
         let taken = self.server.publish(&batch);
-        match (taken.count, taken.stopped) {
-            (0, stopped) => Err(stopped.unwrap_or_else(|| Error::internal("a backend stopped without a reason"))),
-            _ => {
-                state.flights.insert(flight, Flight { seq, epoch });
-                Ok(())
-            }
+        for Going { seq, epoch, .. } in run.iter().take(taken.count) {
+            flights.insert(*next_flight, Flight { seq: *seq, epoch: *epoch });
+            *next_flight += 1;
         }
+        let marked = sent.iter().take(taken.count).filter(|record| record.maybe_dup).count();
+        spool.metrics.add(Counter::MaybeDuplicate, marked as u64);
+        let is_all = taken.count == sent.len();
+        let none = || Error::internal("a backend stopped without a reason");
+        (taken.count, (!is_all).then(|| taken.stopped.unwrap_or_else(none)))
     }
 }
 

@@ -180,3 +180,57 @@ pub(in crate::hub::spool) struct Flight {
     pub seq: u64,
     pub epoch: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Level;
+    use crate::config::OnOutage;
+    use crate::hub::failover::lane::Rules;
+
+    fn key(number: u64) -> LaneKey {
+        LaneKey::of(TopicKind::Event, Some(&number.to_le_bytes()), 0)
+    }
+
+    fn lane() -> Lane {
+        let wait = std::time::Duration::ZERO;
+        Lane::new(
+            true,
+            &Rules {
+                kind: TopicKind::Event,
+                on_outage: OnOutage::Spool,
+                strict: false,
+                spool_level: Level::Memory,
+                suspect_wait: wait,
+                blocked_wait: wait,
+                short_backlog: 0,
+                one_copy: false,
+            },
+        )
+    }
+
+    #[test]
+    fn a_lane_is_found_by_its_key_and_a_place_serves_again() {
+        let mut lanes = Lanes::default();
+        let (one, two) = (lanes.enter(key(1), lane), lanes.enter(key(2), lane));
+        assert_ne!(one, two);
+        assert_eq!([1, 2, 3].map(|number| lanes.find(&key(number))), [Some(one), Some(two), None]);
+        assert_eq!(lanes.enter(key(1), || unreachable!("it is there")), one);
+        lanes.remove(one);
+        assert!(lanes.get(one).is_none() && lanes.find(&key(1)).is_none());
+        assert_eq!(lanes.enter(key(3), lane), one);
+        assert_eq!([1, 2, 3].map(|number| lanes.find(&key(number))), [None, Some(two), Some(one)]);
+        assert_eq!(lanes.key(one), Some(&key(3)));
+        lanes.remove(one);
+        lanes.remove(one);
+        assert_eq!(lanes.ids(), [two]);
+    }
+
+    #[test]
+    fn the_memory_of_many_lanes_goes_with_the_last() {
+        let mut lanes = Lanes::default();
+        let ids: Vec<LaneId> = (0..1_000).map(|number| lanes.enter(key(number), lane)).collect();
+        ids.into_iter().for_each(|id| lanes.remove(id));
+        assert!(lanes.is_empty() && lanes.places.capacity() == 0);
+    }
+}
