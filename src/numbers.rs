@@ -26,8 +26,9 @@ impl Hasher for NumberHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // 2^64 over the golden ratio.
+        // What came before counts, too, where a key has several numbers. 2^64 over the golden ratio.
         let spread = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let number = number ^ spread(self.0);
         // The place: of numbers in a row hardly any two have the same. The upper seven bits tell apart what shares one.
         let place = number ^ (number >> 7) ^ (number >> 14) ^ (spread(number >> ROW_BITS) >> 32);
         self.0 = (place & !MARK) | (spread(number) & MARK);

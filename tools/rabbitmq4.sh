@@ -43,7 +43,7 @@ start)
         debootstrap --variant=minbase --include=rabbitmq-server,adduser,hostname unstable "$root" "$mirror" \
             >"$root.log" 2>&1 || cannot "debootstrap failed, see $root.log"
     fi
-    inside true 2>"$root.log" || cannot "no root with its own /proc and /dev, see $root.log"
+    inside true 2>>"$root.log" || cannot "no root with its own /proc and /dev, see $root.log"
     cp /etc/hosts "$root/etc/hosts"
     mkdir -p "$root/hmq/data" "$root/hmq/log"
     printf 'disk_free_limit.absolute = 1MB\nlog.console = false\n' >"$root/hmq/rabbitmq.conf"

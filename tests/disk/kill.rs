@@ -109,7 +109,7 @@ fn life_after_life_is_killed() {
     }
 }
 
-/// Acknowledges what it gets, and says so.
+/// Says what it gets, and acknowledges it.
 #[test]
 #[ignore = "the child of the test below"]
 fn working_child() {
@@ -118,12 +118,12 @@ fn working_child() {
     let _sub = subscribe(&hub, json!({"topic": "tasks.a"}), &inbox);
     for number in 0.. {
         let incoming = next(&inbox);
+        println!("+{}", text(&incoming));
         helixmq::hub::settle(incoming.token, helixmq::hub::Decision::Ack).unwrap();
         if number % 50 == 0 {
             // What was acknowledged before is on disk with it.
             to.send(&Record::new(b"-"), WAIT).unwrap();
         }
-        println!("+{}", text(&incoming));
     }
 }
 

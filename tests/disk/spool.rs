@@ -313,8 +313,8 @@ fn what_is_too_old_goes() {
     let hub = away(&dir.0, json!({"failover": {"dir": dir.0, "free_space_floor_bytes": 0, "age_max_ms": 20}}));
     let told = fates(&hub);
     let id = keep(&hub, "tasks.a", "one");
-    until("its end", || spool(&hub)["records"] == 0);
-    assert_eq!(counted(&hub, "spool_expired_total"), 1);
+    until("its end", || counted(&hub, "spool_expired_total") == 1);
+    assert_eq!(spool(&hub)["records"], 0);
     assert_eq!(ends(&told, 1), [("expired".to_owned(), id)]);
     hub.close(WAIT).unwrap();
 }

@@ -1,6 +1,6 @@
 //! The checker tested on made-up histories: each rule passes a peaceful one, and fails those that break it, alone.
 
-use crate::history::{Attempt, Break, Decision, Ending, History, Level};
+use crate::history::{Attempt, Break, Decision, Ending, History, Level, Name};
 use crate::made_up::{
     again, at, attempt, copy, each, fault, killed, late_redelivery, many_unknown, name, outcome, peaceful, stormy,
     swapped_tasks, told, EVENTS, SECOND, TASKS,
@@ -107,6 +107,14 @@ const CASES: &[Case] = &[
             history.deliveries.retain(|own| !hole(own.at));
             // Offsets that are missing would be another matter.
             history.partitions.clear();
+        })
+    }),
+    ("C9: a hole in which its producers wait for another server", || {
+        kept_with(|history| {
+            let hole = |name: &Name, at: u64| name.topic == TASKS && (20 * SECOND..29 * SECOND).contains(&at);
+            history.attempts.retain(|name, own| !hole(name, own.at));
+            history.deliveries.retain(|own| !hole(&own.name, own.at));
+            history.attempts.get_mut(&name(EVENTS, 20)).unwrap().outcomes[0].at = 28 * SECOND;
         })
     }),
     ("C10: memory", || breaks("C10", |history| history.after.rss *= 3)),

@@ -36,7 +36,7 @@ pub struct Lane {
     pub(super) keyed: bool,
     one_copy: bool,
     /// Since when it is held up by the ending that a copy owes.
-    held_up: Option<Moment>,
+    pub(super) held_up: Option<Moment>,
     /// All before this number are known to be on their way; to look again at each of many thousands for every one that
     /// follows would take longer than to send it.
     clear_to: u64,
@@ -44,8 +44,8 @@ pub struct Lane {
     /// The newest epoch that this lane has met.
     epoch: u64,
     /// Records with a place in the store, and those of them that are on their way.
-    stored: usize,
-    on_way: usize,
+    pub(super) stored: usize,
+    pub(super) on_way: usize,
     /// The refused record that holds the lane.
     pub(super) held: Option<u64>,
 }
@@ -269,7 +269,7 @@ impl Lane {
         sent.or_else(|| awaited().map(|record| Probe { seq: record.seq, awaits: record.open_copy }))
     }
 
-    fn awaits_copy(&self, record: &Record) -> bool {
+    pub(super) fn awaits_copy(&self, record: &Record) -> bool {
         self.one_copy && record.open_copy.is_some()
     }
 
@@ -521,7 +521,7 @@ impl Lane {
         clear >= index
     }
 
-    fn first_not_clear(&self) -> usize {
+    pub(super) fn first_not_clear(&self) -> usize {
         self.records.partition_point(|record| record.seq < self.clear_to)
     }
 

@@ -282,6 +282,7 @@ pub mod backend;
 pub mod backoff;
 pub mod destination;
 pub mod flap;
+mod going;
 pub mod inputs;
 pub mod lane;
 mod leaving;

@@ -14,23 +14,24 @@ pub const RATE_FIRST: u64 = 64;
 pub const RATE_MAX: u64 = 1 << 20;
 /// A budget is given this often, so that a second's worth does not go out as one burst.
 /// A full half of the window goes with each, so the window and this bound what is forwarded in a second.
-pub const STEP: Duration = Duration::from_millis(10);
+pub const STEP: Duration = Duration::from_millis(20);
 /// Steps after which the rate may double.
-const STEPS_TO_DOUBLE: u32 = 100;
-const STEPS_PER_SECOND: u64 = 100;
+const STEPS_TO_DOUBLE: u32 = 50;
+const STEPS_PER_SECOND: u64 = 50;
 
 /// The rate of one recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ramp {
     rate: u64,
     steps: u32,
-    /// Hundredths of a record that earlier steps were entitled to.
+    /// Fiftieths of a record that earlier steps were entitled to.
     carried: u64,
 }
 
 impl Default for Ramp {
     fn default() -> Self {
-        Self { rate: RATE_FIRST, steps: 0, carried: 0 }
+        // The first record goes at once.
+        Self { rate: RATE_FIRST, steps: 0, carried: STEPS_PER_SECOND - 1 }
     }
 }
 
@@ -87,9 +88,10 @@ mod tests {
     #[test]
     fn it_starts_slowly_doubles_each_second_and_keeps_half_of_the_window_free() {
         let mut ramp = Ramp::default();
-        let second = |ramp: &mut Ramp, inflight| (0..100).map(|_| ramp.step(inflight, 5_000)).sum::<u64>();
+        let second = |ramp: &mut Ramp, inflight| (0..50).map(|_| ramp.step(inflight, 5_000)).sum::<u64>();
+        assert_eq!(Ramp::default().step(0, 5_000), 2, "the first goes at once");
         assert_eq!([0; 4].map(|inflight| second(&mut ramp, inflight)), [64, 128, 256, 512]);
-        assert_eq!(ramp.step(2_400, 5_000), 5, "a server that is behind is not asked for more");
+        assert_eq!(ramp.step(2_400, 5_000), 11, "a server that is behind is not asked for more");
         assert_eq!(ramp.rate(), 512);
         assert_eq!(ramp.step(2_500, 5_000), 0);
         for _ in 0..2_000 {

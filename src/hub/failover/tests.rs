@@ -458,6 +458,15 @@ impl Script {
         }
     }
 
+    /// Whoever looks at many lanes passes those over that would do nothing.
+    fn tells_whether_it_may_forward(&self) {
+        let (mut lane, open) = (self.lane.clone(), Gate { way: Way::Open, ..self.gate });
+        lane.meet(open, &mut Vec::new());
+        let (may, held_up, mut out) = (lane.may_forward(), lane.held_up, Vec::new());
+        lane.forward(self.now, open, 1, &mut out);
+        assert_eq!(may, !out.is_empty() || lane.held_up != held_up, "{:?}", self.lane);
+    }
+
     fn place(&self) -> String {
         let place = self.lane.places().find(|(seq, _)| *seq == self.seq).map(|(_, place)| place);
         place.map_or("-".into(), |place: Place| format!("{place:?}"))
@@ -495,6 +504,7 @@ fn the_table_of_the_record_is_what_the_lane_does() {
         let mut script = Script::new();
         given.split(", ").for_each(|word| script.does(word));
         assert_eq!(script.place(), from, "{row:?}: {:?}", script.lane);
+        script.tells_whether_it_may_forward();
         script.out.clear();
         script.decided = None;
         match input {
@@ -507,6 +517,7 @@ fn the_table_of_the_record_is_what_the_lane_does() {
         }
         let to = if to == "=" { from } else { to };
         assert_eq!((script.place().as_str(), script.actions().as_str()), (to, actions), "{row:?}: {:?}", script.lane);
+        script.tells_whether_it_may_forward();
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::topic::{Kept, LaneId, LaneKey, SpoolTopic, State, SHORT_BACKLOG};
+use super::topic::{Kept, LaneId, LaneKey, SpoolTopic, State, SHARED_MAX, SHORT_BACKLOG};
 use super::{After, Spool};
 use crate::broker::embedded::disk::{SpoolSink, SpooledRecord, SpooledTopic, Told};
 use crate::broker::BackendEvent;
@@ -53,9 +53,13 @@ impl SpoolTopic {
         actions: &mut Vec<LaneAction>,
         after: &mut After,
     ) {
-        if let Some(message) = state.records.get_mut(&seq).filter(|_| was_sent).and_then(|kept| kept.message.as_mut()) {
+        if was_sent {
             // It may stay for long, and what it shares its memory with goes.
-            *message = message.apart(&spool.pool).unwrap_or_else(|| message.clone());
+            state.shared = None;
+            let message = state.records.get_mut(&seq).and_then(|kept| kept.message.as_mut());
+            if let Some(message) = message.filter(|message| message.size() <= SHARED_MAX) {
+                *message = message.apart(&spool.pool).unwrap_or_else(|| message.clone());
+            }
         }
         self.put_in(spool, state.bytes_of(seq));
         spool.metrics.add(Counter::Spooled, 1);

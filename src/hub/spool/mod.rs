@@ -25,13 +25,12 @@ use self::graves::Dead;
 use self::local::LocalSource;
 use self::probing::Probed;
 use self::room::Caps;
-use self::topic::{EndedCopy, LaneId, SpoolTopic};
+use self::topic::{EndedCopy, SpoolTopic};
 use super::driver::Driver;
 use super::failover::backend::Input;
 use super::failover::destination::{DestinationConfig, Seen};
 use super::failover::lane::Fate;
 use super::failover::policy::Failure;
-use super::failover::ramp::share;
 use super::failover::Way;
 use super::route::Routes;
 use super::Shared;
@@ -50,6 +49,7 @@ use crate::sync::{Bell, Deadline, Mutex, RwLock};
 
 mod disk;
 mod fates;
+mod forwarding;
 mod graves;
 mod local;
 mod probing;
@@ -68,9 +68,6 @@ const OVERDUE_FACTOR: u32 = 2;
 
 /// Outcomes that are taken in under one hold of a topic's lock.
 const OUTCOMES_AT_ONCE: usize = 256;
-
-/// Records that are forwarded under one hold of a topic's lock: publishers and outcomes wait for it.
-const FORWARDED_AT_ONCE: u64 = 1024;
 
 /// How often those who wait look whether that makes sense.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -329,7 +326,8 @@ impl Spool {
     fn on_standing(&self, topic: &Arc<SpoolTopic>, ended: &[EndedCopy], after: &mut After) {
         let is_well = topic.standing.word().way == Way::Open && !self.is_probed(topic);
         for EndedCopy { copy, good } in ended.iter().filter(|ended| !ended.good || !is_well) {
-            if copy.is_some_and(|(seq, epoch)| self.on_probe(topic, seq, Some(epoch), *good, after)) {
+            let of_probe = copy.filter(|(_, epoch)| *good || epoch.is_some());
+            if of_probe.is_some_and(|(seq, epoch)| self.on_probe(topic, seq, epoch, *good, after)) {
                 continue;
             }
             if *good && topic.standing.word().way != Way::Open {
@@ -428,34 +426,6 @@ impl Spool {
         self.watch_pressure();
         if self.held().0 == 0 {
             self.emptied.ring();
-        }
-    }
-
-    /// Lanes with something to forward, those that wait longest first; `max` of them.
-    fn waiting(&self, max: u64) -> Vec<(u64, Arc<SpoolTopic>, LaneId)> {
-        let mut lanes: Vec<_> = self.ready().flat_map(|topic| topic.waiting()).collect();
-        let max = usize::try_from(max).unwrap_or(usize::MAX);
-        if max < lanes.len() {
-            lanes.select_nth_unstable_by_key(max, |(oldest, ..)| *oldest);
-            lanes.truncate(max);
-        }
-        lanes.sort_unstable_by_key(|(oldest, ..)| *oldest);
-        lanes
-    }
-
-    /// Forwards up to so many records.
-    pub fn forward(&self, budget: u64) {
-        let lanes = self.waiting(budget);
-        let (each, mut left) = (share(budget, lanes.len() as u64), budget);
-        for (_, topic, id) in lanes {
-            let mut own = each.min(left);
-            while own > 0 {
-                let (mut after, part) = (After::default(), own.min(FORWARDED_AT_ONCE));
-                let used = topic.forward(self, id, part, &mut after).min(part);
-                self.finish(after);
-                left -= used;
-                own = if used < part { 0 } else { own - used };
-            }
         }
     }
 

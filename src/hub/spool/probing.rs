@@ -71,7 +71,7 @@ impl Spool {
 
     /// Sends one record to see whether the server takes it.
     pub fn probe(&self, epoch: u32, turn: u32) {
-        let mut lanes = self.waiting(u64::MAX);
+        let mut lanes = self.with_backlog();
         let turn = turn as usize % lanes.len().max(1);
         lanes.rotate_left(turn);
         let mut after = After::default();

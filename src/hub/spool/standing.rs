@@ -148,7 +148,7 @@ impl Spool {
     fn try_topic(&self, topic: &Arc<SpoolTopic>, epoch: u32) {
         let mut after = After::default();
         let note = |probed: Probed| *topic.standing.tried.lock() = Some((epoch, probed.probe));
-        let lanes = Arc::clone(topic).waiting();
+        let lanes = Arc::clone(topic).waiting(|lane| lane.backlog() > 0);
         let sent = lanes.iter().any(|(_, topic, id)| topic.probe(self, *id, &mut after, note));
         self.finish(after);
         if !sent {

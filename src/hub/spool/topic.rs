@@ -24,7 +24,7 @@ mod sending;
 mod showing;
 mod state;
 
-pub(super) use publishing::SHARED_BYTES;
+pub(super) use publishing::{SHARED_BYTES, SHARED_MAX};
 use state::Flight;
 pub(super) use state::{Kept, LaneId, LaneKey, State};
 
@@ -60,8 +60,8 @@ pub(super) struct SpoolTopic {
 
 /// A copy of a record at the server's client that has ended.
 pub(super) struct EndedCopy {
-    /// The record, and its epoch; `None`: the record was settled before.
-    pub copy: Option<(u64, u64)>,
+    /// The record, and the epoch of the copy, if that is known; `None`: nobody knows any more.
+    pub copy: Option<(u64, Option<u64>)>,
     /// The server took it, or refused it.
     pub good: bool,
 }
@@ -190,10 +190,10 @@ impl SpoolTopic {
         Gate::of(spool.driver.word(), self.standing.word())
     }
 
-    /// Lanes with something to forward, and the number of their oldest record.
-    pub fn waiting(self: Arc<Self>) -> Vec<(u64, Arc<Self>, LaneId)> {
+    /// Lanes that are wanted, and the number of their oldest record.
+    pub fn waiting(self: Arc<Self>, is_wanted: impl Fn(&Lane) -> bool) -> Vec<(u64, Arc<Self>, LaneId)> {
         let state = self.state.lock();
-        let waiting = state.lanes.iter().filter(|(_, lane)| lane.backlog() > 0);
+        let waiting = state.lanes.iter().filter(|(_, lane)| is_wanted(lane));
         waiting.filter_map(|(id, lane)| Some((lane.oldest()?, Arc::clone(&self), id))).collect()
     }
 
@@ -315,11 +315,7 @@ impl SpoolTopic {
             good: matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_)),
             copy: self.on_outcome(spool, &mut state, (gate, now), flight, outcome, after),
         });
-        let ended = ended.collect();
-        if state.records.is_empty() {
-            state.shared = None;
-        }
-        ended
+        ended.collect()
     }
 
     fn on_outcome(
@@ -330,7 +326,7 @@ impl SpoolTopic {
         flight: u64,
         outcome: Outcome,
         after: &mut After,
-    ) -> Option<(u64, u64)> {
+    ) -> Option<(u64, Option<u64>)> {
         let of_spool = match flight & DIRECT {
             0 => Some(state.flights.remove(&flight)?),
             _ => None,
@@ -343,7 +339,7 @@ impl SpoolTopic {
             Outcome::NotSent(why) => (Ending::NotSent, Some(why)),
             Outcome::Unknown(why) => (Ending::Unknown, Some(why)),
         };
-        let Some(kept) = state.records.get_mut(&seq) else { return of_spool.map(|flight| (seq, flight.epoch)) };
+        let Some(kept) = state.records.get_mut(&seq) else { return Some((seq, of_spool.map(|flight| flight.epoch))) };
         if why.is_some() {
             kept.why = why;
         }
@@ -360,7 +356,7 @@ impl SpoolTopic {
                 lane.forward(now, gate, SHORT_BACKLOG as u64, out);
             }
         });
-        Some((seq, epoch))
+        Some((seq, Some(epoch)))
     }
 
     /// One step of a lane, and what follows from it.
@@ -392,7 +388,7 @@ impl SpoolTopic {
             after.counts = true;
         }
         if is_idle {
-            state.lanes.remove(id);
+            state.forget(id);
         }
         Some(result)
     }

@@ -1,6 +1,8 @@
 //! Rows F: what becomes of publishes while their server is away, and what it costs that they are kept. No client
 //! here does the same, so ours stands beside its own figures without an outage, or alone.
 
+use std::io::Read;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::ptr::null_mut;
@@ -102,11 +104,13 @@ impl Rows {
             let rounds: Vec<Outage> = (0..self.plan.pairs.min(5)).map(|_| self.outage(side, "kill", "start")).collect();
             let call = quartiles(rounds.iter().map(|round| round.call_ms)).median;
             let gap = quartiles(rounds.iter().map(|round| round.gap_ms)).median;
+            let end = quartiles(rounds.iter().filter_map(|round| round.end_ms)).median;
             let what = format!(
-                "{} killed under 10 k/s: p99.9 of a call; from the last confirm to the first kept",
+                "{} killed under 10 k/s: p99.9 of a call; from the last confirm to the first kept, and to the end of \
+                 another connection",
                 side.name()
             );
-            let value = format!("{call:.3} ms; {gap:.1} ms");
+            let value = format!("{call:.3} ms; {gap:.1} ms, {end:.1} ms");
             self.alone("F1", what, value, "≤ 20 ms", verdict_low(call.max(gap), 20.0));
         }
     }
@@ -130,21 +134,35 @@ impl Rows {
         let publisher = hub.publisher(&options);
         let inbox = hub.inbox(&format!(r#"{{"capacity": {WINDOW}}}"#));
         let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-        let (calls, gap_ms) = std::thread::scope(|scope| {
+        let (calls, heard, end) = std::thread::scope(|scope| {
             let publishing = scope.spawn(|| publish(&publisher, &inbox, &sent, &stop));
             let hearing = scope.spawn(|| hear(&inbox, &sent, &stop));
             std::thread::sleep(Duration::from_secs(2));
+            let watching = (goes == "kill").then(|| scope.spawn(|| self.end_of_a_connection(side)));
             self.does(side, goes);
             // A silent server is found out by then.
             std::thread::sleep(if goes == "pause" { CONFIRM_TIMEOUT * 2 } else { Duration::from_secs(2) });
             self.does(side, comes);
             std::thread::sleep(Duration::from_secs(1));
             stop.store(true, Ordering::SeqCst);
-            (publishing.join().expect("it publishes"), hearing.join().expect("it hears"))
+            let end = watching.map(|watching| watching.join().expect("it watches"));
+            (publishing.join().expect("it publishes"), hearing.join().expect("it hears"), end)
         });
         hub.wait_forwarded(120_000);
         all_in_order(&hub, &topic, side, sent.load(Ordering::SeqCst));
-        Outage { call_ms: p999(calls), gap_ms }
+        let since = |at: Instant| at.duration_since(heard.confirmed).as_secs_f64() * 1e3;
+        Outage { call_ms: p999(calls), gap_ms: since(heard.kept), end_ms: end.map(since) }
+    }
+
+    /// When a connection that says nothing ends, with the process at its other end: nobody can know earlier.
+    fn end_of_a_connection(&self, side: Side) -> Instant {
+        let port = match side {
+            Side::RabbitMq => self.rabbitmq.port,
+            Side::Kafka => self.kafka.port,
+        };
+        let mut connection = TcpStream::connect((HOST, port)).expect("the server is there");
+        let _ = connection.read(&mut [0]);
+        Instant::now()
     }
 
     /// What was kept goes out, as fast as plain publishing.
@@ -290,6 +308,14 @@ fn emptied(ours: &mut Ours, time: Duration) -> helixmq_rivals::pairs::Sample {
 struct Outage {
     call_ms: f64,
     gap_ms: f64,
+    /// From the last confirm to the end of another connection.
+    end_ms: Option<f64>,
+}
+
+/// The last confirm of the server before the first receipt of a message that is kept, and that.
+struct Heard {
+    confirmed: Instant,
+    kept: Instant,
 }
 
 /// Publishes numbers at the rate; answers how long each call took.
@@ -318,27 +344,26 @@ fn publish(publisher: &Publisher, inbox: &Inbox, sent: &AtomicU64, stop: &Atomic
     calls
 }
 
-/// Hears how each ended, all of them well; answers how long it was from the last confirm of the server to the first
-/// that was kept, in milliseconds.
-fn hear(inbox: &Inbox, sent: &AtomicU64, stop: &AtomicBool) -> f64 {
+/// Hears how each ended, all of them well.
+fn hear(inbox: &Inbox, sent: &AtomicU64, stop: &AtomicBool) -> Heard {
     let mut events = vec![empty_event(); EVENTS];
-    let (mut heard, mut confirmed, mut gap) = (0, Instant::now(), None);
+    let (mut heard, mut confirmed, mut kept) = (0, Instant::now(), None);
     while !stop.load(Ordering::SeqCst) || heard < sent.load(Ordering::SeqCst) {
         let count = inbox.poll_within(&mut events, 1_000);
         let now = Instant::now();
         for event in &events[..count] {
             assert!(event.kind == HMQ_EV_PUBLISHED && event.status == HMQ_OK, "{} {}", event.kind, event.status);
             match event.level {
-                HMQ_LEVEL_BROKER if gap.is_none() => confirmed = now,
+                HMQ_LEVEL_BROKER if kept.is_none() => confirmed = now,
                 HMQ_LEVEL_BROKER => {}
-                _ => drop(gap.get_or_insert(now - confirmed)),
+                _ => drop(kept.get_or_insert(now)),
             }
         }
         // SAFETY: `count` events are filled.
         unsafe { hmq_events_clear(events.as_mut_ptr(), count) };
         heard += count as u64;
     }
-    gap.expect("some were kept").as_secs_f64() * 1e3
+    Heard { confirmed, kept: kept.expect("some were kept") }
 }
 
 /// Every number comes, and first copies come in order.

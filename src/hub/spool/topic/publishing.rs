@@ -17,7 +17,9 @@ use crate::message::{Message, Record, Stamp, Writer};
 use crate::metrics::Counter;
 
 /// Records that go to the server at once share memory in pieces of this size.
-pub(in crate::hub::spool) const SHARED_BYTES: usize = 16 * 1024;
+pub(in crate::hub::spool) const SHARED_BYTES: usize = 4 * 1024;
+/// Larger ones have their own.
+pub(in crate::hub::spool) const SHARED_MAX: usize = SHARED_BYTES / 4;
 
 /// Publishes in progress under the topic's lock.
 pub(super) struct Publishing<'a> {
@@ -157,7 +159,7 @@ impl Publishing<'_> {
 
     fn forget_idle(&mut self, id: LaneId) {
         if self.state.lanes.get(id).is_some_and(Lane::is_idle) {
-            self.state.lanes.remove(id);
+            self.state.forget(id);
         }
     }
 
@@ -168,7 +170,7 @@ impl Publishing<'_> {
         }
         let (pool, topic, prefix) = (&self.spool.pool, &self.own.topic, self.spool.context.id_prefix);
         let stamp = Stamp { seq, now_us: self.batch.now_us };
-        let made = match goes_direct && record_bytes(record) <= SHARED_BYTES / 4 {
+        let made = match goes_direct && record_bytes(record) <= SHARED_MAX {
             true => {
                 let shared = &mut self.state.shared;
                 let append = |writer: &mut Writer| writer.append(record, stamp).and_then(|place| writer.message(place));

@@ -126,6 +126,14 @@ pub(in crate::hub::spool) struct State {
 }
 
 impl State {
+    /// A lane has no records any more.
+    pub fn forget(&mut self, id: LaneId) {
+        self.lanes.remove(id);
+        if self.records.is_empty() {
+            self.shared = None;
+        }
+    }
+
     pub fn bytes_of(&self, seq: u64) -> usize {
         self.records.get(&seq).and_then(|kept| kept.message.as_ref()).map_or(0, Message::size)
     }
