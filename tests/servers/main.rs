@@ -22,6 +22,8 @@ mod failover;
 mod failover_disk;
 mod fake;
 mod forms;
+#[cfg(feature = "kafka")]
+mod forwarding;
 mod hostile;
 #[cfg(feature = "kafka")]
 mod kafka;

@@ -204,6 +204,9 @@ fn f11_acknowledgements_flow_during_an_alarm() {
     for _ in 0..50 {
         ack(&next(&inbox));
     }
+    // Questions go the same way.
+    let selector = TopicSelector::from_json(&json!({"name": topic}).to_string()).unwrap();
+    assert_eq!(hub.describe(&selector, WAIT).unwrap()[0]["name"], topic);
     server(&["ctl", "set_vm_memory_high_watermark", "0.6"]);
     until("the end of the alarm", || is_up(&hub) && publish(&hub, &topic, "last").is_ok());
     hub.close(WAIT).unwrap();
@@ -367,6 +370,33 @@ fn a_user_with_rights_on_task_queues_alone_can_use_them() {
     publish(&hub, &first, "work").unwrap();
     publish(&hub, &second, "more").unwrap();
     assert_eq!(text(&next(&inbox)), "work");
+    hub.close(WAIT).unwrap();
+}
+
+/// Channels of the connections of a hub with this name.
+fn channels(name: &str) -> usize {
+    let told = tool("rabbitmq.sh", &["ctl", "list_connections", "client_properties", "channels"]);
+    let own = told.lines().filter(|line| line.contains(name));
+    own.filter_map(|line| line.rsplit('\t').next()?.parse::<usize>().ok()).sum()
+}
+
+/// Each would use up one of the 2,047 channels of a connection.
+#[test]
+fn questions_share_a_channel_and_health_asks_none() {
+    let _alone = alone();
+    let topic = topic();
+    let hub = hub(json!({"name": topic}));
+    publish(&hub, &topic, "work").unwrap();
+    let selector = TopicSelector::from_json(&json!({"name": topic}).to_string()).unwrap();
+    let describe = || hub.describe(&selector, WAIT).unwrap()[0]["messages"] == 1;
+    until("it is there", describe);
+    let before = channels(&topic);
+    assert!(before > 0);
+    for _ in 0..20 {
+        assert!(describe());
+        hub.health();
+    }
+    assert_eq!(channels(&topic), before);
     hub.close(WAIT).unwrap();
 }
 

@@ -114,6 +114,21 @@ const CASES: &[Case] = &[
             let hole = |name: &Name, at: u64| name.topic == TASKS && (20 * SECOND..29 * SECOND).contains(&at);
             history.attempts.retain(|name, own| !hole(name, own.at));
             history.deliveries.retain(|own| !hole(&own.name, own.at));
+            for seq in [20, 24] {
+                // Which then publishes nothing else.
+                history.attempts.get_mut(&name(EVENTS, seq)).unwrap().outcomes[0].at = (seq + 4) * SECOND;
+                let behind = |own: &Name| own.topic == EVENTS && (seq + 1..seq + 4).contains(&own.seq);
+                history.attempts.retain(|name, _| !behind(name));
+                history.deliveries.retain(|own| !behind(&own.name));
+            }
+            history.partitions.clear();
+        })
+    }),
+    ("C9: a hole in which they publish to another server", || {
+        breaks("C9", |history| {
+            let hole = |name: &Name, at: u64| name.topic == TASKS && (20 * SECOND..29 * SECOND).contains(&at);
+            history.attempts.retain(|name, own| !hole(name, own.at));
+            history.deliveries.retain(|own| !hole(&own.name, own.at));
             history.attempts.get_mut(&name(EVENTS, 20)).unwrap().outcomes[0].at = 28 * SECOND;
         })
     }),

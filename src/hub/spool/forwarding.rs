@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::topic::{LaneId, SpoolTopic};
 use super::{After, Spool};
+use crate::hub::failover::lane::Lane;
 use crate::hub::failover::ramp::share;
+use crate::hub::failover::Way;
 
 /// Records that are forwarded under one hold of a topic's lock: publishers and outcomes wait for it.
 const FORWARDED_AT_ONCE: u64 = 1024;
@@ -13,9 +15,11 @@ impl Spool {
     /// Lanes of which something can be forwarded, those that wait longest first; `max` of them.
     fn waiting(&self, max: u64) -> Vec<(u64, Arc<SpoolTopic>, LaneId)> {
         let wanted = |topic: Arc<SpoolTopic>| {
-            let epoch = topic.gate(self).epoch;
+            let gate = topic.gate(self);
+            let is_open = matches!(gate.way, Way::Open | Way::Refuse);
             // Or it has to take over a newer epoch first.
-            topic.waiting(|lane| lane.may_forward() || (lane.backlog() > 0 && lane.epoch() < epoch))
+            let is_behind = |lane: &Lane| lane.backlog() > 0 && lane.epoch() < gate.epoch;
+            topic.waiting(|lane| is_behind(lane) || (is_open && lane.may_forward()))
         };
         let mut lanes: Vec<_> = self.ready().flat_map(wanted).collect();
         let max = usize::try_from(max).unwrap_or(usize::MAX);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use helixmq::config::Config;
@@ -62,6 +62,8 @@ struct Host {
     open_subscriptions: AtomicU64,
     /// Publishes without an outcome yet.
     under_way: AtomicU64,
+    /// The last changes of the servers' states, as health tells them.
+    changes: Mutex<String>,
 }
 
 /// Writes down where the numbers of the next life go on. By the orchestrator: what the logs take while they are read
@@ -103,6 +105,7 @@ pub fn run(dir: &Path, life: u32) {
         last_delivery: AtomicU64::new(0),
         open_subscriptions: AtomicU64::new(0),
         under_way: AtomicU64::new(0),
+        changes: Mutex::default(),
     });
     let consumers = consumer::start(&host);
     let expected = consumers.len() as u64;
@@ -204,6 +207,11 @@ impl Host {
         let sum = |name: &str| -> u64 {
             metrics[name].as_object().into_iter().flatten().filter_map(|(_, own)| own.as_u64()).sum()
         };
+        let changes = hub.0.health()["state_changes"].to_string();
+        if std::mem::replace(&mut *self.changes.lock().unwrap(), changes.clone()) != changes {
+            // For whoever reads about a run that failed.
+            eprintln!("{} {changes}", now_us());
+        }
         say(&json!({
             "event": "status",
             "records": sum("helixmq_spool_records"), "bytes": sum("helixmq_spool_bytes"),

@@ -118,20 +118,27 @@ fn calm(history: &History, side: Side) -> Vec<(u64, u64)> {
     parts
 }
 
-/// A call that takes longer waits for its server.
-const WAITS: u64 = SECOND;
+/// A call that takes longer than the first waits for its server; none may take longer than the second.
+const WAITS: (u64, u64) = (SECOND, 6 * SECOND);
+/// The calls of one batch, or of one step, begin within this.
+const STEP: u64 = SECOND / 10;
 
-/// When every producer waited for another server than this: nothing could come to this one.
+/// When every producer waited for another server than this, in a call: nothing could come to this one.
 fn elsewhere(history: &History, side: Side) -> Vec<(u64, u64)> {
-    let mut producers: BTreeMap<u16, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut producers: BTreeMap<u16, (BTreeSet<u64>, Vec<(u64, u64)>)> = BTreeMap::new();
     for own in history.attempts.values() {
-        let waits = producers.entry(own.name.producer).or_default();
-        let ended = own.outcome().map_or(own.at, |outcome| outcome.at);
-        if history.side(&own.name.topic) != Some(side) && ended.saturating_sub(own.at) > WAITS {
+        producers.entry(own.name.producer).or_default().0.insert(own.at);
+    }
+    for own in history.attempts.values() {
+        let Some((begun, waits)) = producers.get_mut(&own.name.producer) else { continue };
+        let ended = own.outcome().map_or(own.at, |outcome| outcome.at).min(own.at + WAITS.1);
+        // One that does not wait goes on with others.
+        let is_waited_for = ended > own.at + WAITS.0 && begun.range(own.at + STEP..ended).next().is_none();
+        if history.side(&own.name.topic) != Some(side) && is_waited_for {
             waits.push((own.at, ended));
         }
     }
-    let all = producers.into_values().map(joined).reduce(|one, other| both(&one, &other));
+    let all = producers.into_values().map(|(_, waits)| joined(waits)).reduce(|one, other| both(&one, &other));
     all.unwrap_or_default()
 }
 
