@@ -125,12 +125,14 @@ const STEP: u64 = SECOND / 10;
 
 /// When every producer waited for another server than this, in a call: nothing could come to this one.
 fn elsewhere(history: &History, side: Side) -> Vec<(u64, u64)> {
-    let mut producers: BTreeMap<u16, (BTreeSet<u64>, Vec<(u64, u64)>)> = BTreeMap::new();
+    let mut begun: BTreeMap<u16, BTreeSet<u64>> = BTreeMap::new();
     for own in history.attempts.values() {
-        producers.entry(own.name.producer).or_default().0.insert(own.at);
+        begun.entry(own.name.producer).or_default().insert(own.at);
     }
+    let mut waits: BTreeMap<u16, Vec<(u64, u64)>> = begun.keys().map(|producer| (*producer, Vec::new())).collect();
     for own in history.attempts.values() {
-        let Some((begun, waits)) = producers.get_mut(&own.name.producer) else { continue };
+        let producer = own.name.producer;
+        let (Some(begun), Some(waits)) = (begun.get(&producer), waits.get_mut(&producer)) else { continue };
         let ended = own.outcome().map_or(own.at, |outcome| outcome.at).min(own.at + WAITS.1);
         // One that does not wait goes on with others.
         let is_waited_for = ended > own.at + WAITS.0 && begun.range(own.at + STEP..ended).next().is_none();
@@ -138,7 +140,7 @@ fn elsewhere(history: &History, side: Side) -> Vec<(u64, u64)> {
             waits.push((own.at, ended));
         }
     }
-    let all = producers.into_values().map(|(_, waits)| joined(waits)).reduce(|one, other| both(&one, &other));
+    let all = waits.into_values().map(joined).reduce(|one, other| both(&one, &other));
     all.unwrap_or_default()
 }
 
