@@ -98,6 +98,11 @@ impl BackendKind {
             BackendKind::Custom => "custom",
         }
     }
+
+    /// Whether it is a server outside this process, whose messages may be kept here meanwhile.
+    pub const fn is_server(self) -> bool {
+        matches!(self, BackendKind::RabbitMq | BackendKind::Kafka)
+    }
 }
 
 /// Names one record whose outcome comes later.

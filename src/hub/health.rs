@@ -9,7 +9,7 @@ use super::failover::backend::{Command, Input};
 use super::inbox::Event;
 use super::process::{LogLevel, TextHandler};
 use super::{Hub, Shared};
-use crate::broker::{BackendKind, Description};
+use crate::broker::Description;
 use crate::error::{Error, Kind, Result};
 use crate::limits::STATE_CHANGES_KEPT;
 use crate::metrics::Gauge;
@@ -130,8 +130,7 @@ impl Shared {
     fn descriptions(&self) -> Vec<Description> {
         let mut all = Vec::new();
         // Health waits for no server, and asks it nothing each time it is looked at; `hmq_describe` does.
-        let is_server = |kind| matches!(kind, BackendKind::Kafka | BackendKind::RabbitMq);
-        for backend in self.backends().iter().filter(|backend| !is_server(backend.kind)) {
+        for backend in self.backends().iter().filter(|backend| !backend.kind.is_server()) {
             let Some(admin) = backend.broker.admin() else { continue };
             let now = self.context.clock.now();
             let described = crate::runtime::wait(admin.describe("#", now), Some(std::time::Duration::from_secs(1)));

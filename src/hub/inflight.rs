@@ -196,8 +196,7 @@ impl Inflight {
         for Entry { op, backend, id, outcome, done } in ended {
             let (Some(id), Some(outcome)) = (id, outcome) else { continue };
             let result = outcome.into_result().map(|level| {
-                let is_server = matches!(backend, BackendKind::RabbitMq | BackendKind::Kafka);
-                let spooled = is_server && matches!(level, Level::Memory | Level::Disk);
+                let spooled = backend.is_server() && matches!(level, Level::Memory | Level::Disk);
                 Receipt { level, backend, id, spooled }
             });
             match done {

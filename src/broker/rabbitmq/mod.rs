@@ -100,8 +100,6 @@ struct Shared {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// The user has the rights that delays need, as far as is known.
     may_delay: AtomicBool,
-    /// A channel to ask on, and the connection that it is of.
-    asked: Mutex<Option<(Epoch, lapin::Channel)>>,
     /// Counts deleted queues: those who declare each once start again.
     deleted: AtomicU64,
     closed: AtomicBool,
@@ -143,7 +141,6 @@ impl RabbitMq {
             known: Mutex::default(),
             tasks: Mutex::default(),
             may_delay: AtomicBool::new(true),
-            asked: Mutex::default(),
             deleted: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
@@ -180,17 +177,7 @@ impl Shared {
     }
 
     fn topology<'a>(&'a self, connection: &'a Connection) -> Topology<'a> {
-        Topology::new(connection, self, None)
-    }
-
-    /// Where questions go: not behind all that is published, nor to a connection that the server reads nothing of.
-    fn questions(&self) -> Result<(Epoch, Arc<Connection>)> {
-        self.linked(|link| (link.epoch, Arc::clone(&link.consuming)))
-    }
-
-    /// A topology to ask, with the channel that the last question has left.
-    fn asking<'a>(&'a self, (epoch, connection): &'a (Epoch, Arc<Connection>)) -> Topology<'a> {
-        Topology::new(connection, self, Some(*epoch))
+        Topology::new(connection, self)
     }
 
     /// A new channel. When the numbers of a connection are used up, but not by subscriptions, it is given
@@ -316,7 +303,6 @@ impl Shared {
         let Some(Link { watching, publisher, publishing, consuming, .. }) = link else { return false };
         // Whoever asks may be one of them, and has nothing left to wait for.
         watching.iter().for_each(JoinHandle::abort);
-        *self.asked.lock() = None;
         self.keep(publisher);
         // Their channels would tell them later, and a token that is settled meanwhile would look good.
         self.live_subscribers().iter().for_each(|own| own.disconnected());
@@ -361,7 +347,6 @@ impl Shared {
             self.closed.store(true, Ordering::Release);
             link.take()
         };
-        *self.asked.lock() = None;
         let tasks = std::mem::take(&mut *self.tasks.lock());
         let Some(Link { watching, jobs, publisher, publishing, consuming, .. }) = link else {
             return Ok(CloseReport::default());
@@ -391,8 +376,8 @@ impl Shared {
             // Not used here, but there perhaps.
             names.push(pattern.as_str().to_owned());
         }
-        let connection = self.questions()?;
-        let topology = self.asking(&connection);
+        let connection = self.consuming()?;
+        let topology = self.topology(&connection);
         let mut out = Vec::new();
         for name in names {
             let Some((messages, consumers)) = topology.passive(&name).await? else {
@@ -548,6 +533,8 @@ impl Broker for RabbitMq {
     }
 }
 
+/// On the connection that consumes: what is asked waits neither behind all that is published, nor for a server that has
+/// blocked publishers.
 impl Admin for RabbitMq {
     fn describe(&self, pattern: &str, deadline: Moment) -> Pending<Vec<Description>> {
         match Pattern::parse(pattern) {
@@ -559,18 +546,16 @@ impl Admin for RabbitMq {
     fn purge(&self, topic: &str, deadline: Moment) -> Pending<u64> {
         let (shared, topic) = (Arc::clone(&self.shared), topic.to_owned());
         in_time(&self.shared, deadline, async move {
-            let connection = shared.questions()?;
-            let topology = shared.asking(&connection);
-            topology.purge(&topic).await
+            let connection = shared.consuming()?;
+            shared.topology(&connection).purge(&topic).await
         })
     }
 
     fn delete(&self, topic: &str, deadline: Moment) -> Pending<()> {
         let (shared, topic) = (Arc::clone(&self.shared), topic.to_owned());
         in_time(&self.shared, deadline, async move {
-            let connection = shared.questions()?;
-            let topology = shared.asking(&connection);
-            topology.delete(&topic).await?;
+            let connection = shared.consuming()?;
+            shared.topology(&connection).delete(&topic).await?;
             shared.forget(&topic);
             shared.deleted.fetch_add(1, Ordering::AcqRel);
             let all = shared.live_subscribers();

@@ -31,7 +31,7 @@ use lapin::{Connection, ExchangeKind};
 use super::error::of;
 use super::wire::short;
 use super::Shared;
-use crate::broker::{Declared, Epoch, Group, TopicSpec};
+use crate::broker::{Declared, Group, TopicSpec};
 use crate::config::{Declare, QueueType};
 use crate::error::{Kind, Result};
 use crate::limits::PRIORITY_MAX;
@@ -104,24 +104,11 @@ pub(super) struct Topology<'a> {
     shared: &'a Shared,
     /// A channel to try on, used again as long as the server leaves it open.
     scratch: Mutex<Option<lapin::Channel>>,
-    /// The channel comes from an earlier question on this connection, and is left for the next one.
-    questions: Option<Epoch>,
-}
-
-impl Drop for Topology<'_> {
-    fn drop(&mut self) {
-        let is_linked = |epoch: &Epoch| self.shared.questions().is_ok_and(|(present, _)| present == *epoch);
-        if let (Some(epoch), Some(channel)) = (self.questions.filter(is_linked), self.scratch.lock().take()) {
-            *self.shared.asked.lock() = Some((epoch, channel));
-        }
-    }
 }
 
 impl<'a> Topology<'a> {
-    pub fn new(connection: &'a Connection, shared: &'a Shared, questions: Option<Epoch>) -> Self {
-        let left = || shared.asked.lock().take_if(|(of, _)| questions == Some(*of));
-        let scratch = Mutex::new(questions.and_then(|_| left()).map(|(_, channel)| channel));
-        Self { connection, shared, scratch, questions }
+    pub fn new(connection: &'a Connection, shared: &'a Shared) -> Self {
+        Self { connection, shared, scratch: Mutex::default() }
     }
 
     /// The queue of a task topic, ready for direct and for delayed tasks.

@@ -13,18 +13,16 @@ pub const RATE_FIRST: u64 = 64;
 /// Records per second, at most: more than any server takes, so that the window is the limit.
 pub const RATE_MAX: u64 = 1 << 20;
 /// A budget is given this often, so that a second's worth does not go out as one burst.
-/// A full half of the window goes with each, so the window and this bound what is forwarded in a second.
-pub const STEP: Duration = Duration::from_millis(20);
-/// Steps after which the rate may double.
-const STEPS_TO_DOUBLE: u32 = 50;
+/// Half of the window goes with each at most, so the window and this bound what is forwarded in a second.
+pub const STEP: Duration = Duration::from_millis(1000 / STEPS_PER_SECOND);
 const STEPS_PER_SECOND: u64 = 50;
 
 /// The rate of one recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ramp {
     rate: u64,
-    steps: u32,
-    /// Fiftieths of a record that earlier steps were entitled to.
+    steps: u64,
+    /// Of a second's worth, what earlier steps were entitled to.
     carried: u64,
 }
 
@@ -39,7 +37,7 @@ impl Ramp {
     /// The number of records that may go out in this step. `inflight`: forwarded before, not
     /// confirmed yet; `window`: records that may be in flight to this server in all.
     pub fn step(&mut self, inflight: u64, window: u64) -> u64 {
-        if self.steps == STEPS_TO_DOUBLE {
+        if self.steps == STEPS_PER_SECOND {
             self.steps = 0;
             // More than a second's worth in flight: the server is slower than this already.
             if inflight <= self.rate {

@@ -57,8 +57,12 @@ impl SpoolTopic {
             // It may stay for long, and what it shares its memory with goes.
             state.shared = None;
             let message = state.records.get_mut(&seq).and_then(|kept| kept.message.as_mut());
-            if let Some(message) = message.filter(|message| message.size() <= SHARED_MAX) {
-                *message = message.apart(&spool.pool).unwrap_or_else(|| message.clone());
+            let message = message.filter(|message| message.size() <= SHARED_MAX);
+            // Without memory for it, it stays where it is.
+            if let Some((message, own)) =
+                message.and_then(|message| message.apart(&spool.pool).map(|own| (message, own)))
+            {
+                *message = own;
             }
         }
         self.put_in(spool, state.bytes_of(seq));

@@ -300,7 +300,6 @@ impl Spool {
         let mut after = After::default();
         let mut others = Vec::new();
         self.full_since.store(0, Ordering::Release);
-        let is_good = |outcome: &Outcome| matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_));
         if outcomes.iter().any(|(_, outcome)| is_good(outcome)) {
             self.confirmed.store(self.context.clock.now().0.max(1), Ordering::Release);
         }
@@ -325,9 +324,9 @@ impl Spool {
     /// What outcomes say of their topic, and of the server.
     fn on_standing(&self, topic: &Arc<SpoolTopic>, ended: &[EndedCopy], after: &mut After) {
         let is_well = topic.standing.word().way == Way::Open && !self.is_probed(topic);
-        for EndedCopy { copy, good } in ended.iter().filter(|ended| !ended.good || !is_well) {
-            let of_probe = copy.filter(|(_, epoch)| *good || epoch.is_some());
-            if of_probe.is_some_and(|(seq, epoch)| self.on_probe(topic, seq, epoch, *good, after)) {
+        for EndedCopy { seq, epoch, good } in ended.iter().filter(|ended| !ended.good || !is_well) {
+            let may_show = *good || epoch.is_some();
+            if may_show && self.on_probe(topic, *seq, *epoch, *good, after) {
                 continue;
             }
             if *good && topic.standing.word().way != Way::Open {
@@ -470,6 +469,11 @@ impl Spool {
         };
         error.with_fate(crate::error::Fate::NotSent)
     }
+}
+
+/// It says that the server takes records, or that it answers.
+fn is_good(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_))
 }
 
 /// Publishers that wait may ask again.

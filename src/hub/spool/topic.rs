@@ -8,7 +8,7 @@ use self::publishing::Publishing;
 use self::sending::{ending_of, Going, SENT_AT_ONCE};
 use super::disk::NewRow;
 use super::standing::Standing;
-use super::{After, Probed, Spool, FLIGHT_BITS};
+use super::{is_good, After, Probed, Spool, FLIGHT_BITS};
 use crate::broker::embedded::disk::{SpoolRows, SpoolSink};
 use crate::broker::{Batch, Destination, Outcome, Taken, Wake};
 use crate::clock::Moment;
@@ -60,8 +60,10 @@ pub(super) struct SpoolTopic {
 
 /// A copy of a record at the server's client that has ended.
 pub(super) struct EndedCopy {
-    /// The record, and the epoch of the copy, if that is known; `None`: nobody knows any more.
-    pub copy: Option<(u64, Option<u64>)>,
+    /// The record.
+    pub seq: u64,
+    /// The epoch of the copy; `None`: its record is settled, and nobody knows any more.
+    pub epoch: Option<u64>,
     /// The server took it, or refused it.
     pub good: bool,
 }
@@ -311,10 +313,8 @@ impl SpoolTopic {
     ) -> Vec<EndedCopy> {
         let mut state = self.state.lock();
         let (gate, now) = (self.gate(spool), spool.context.clock.now());
-        let ended = outcomes.map(|(flight, outcome)| EndedCopy {
-            good: matches!(outcome, Outcome::Confirmed(_) | Outcome::Refused(_)),
-            copy: self.on_outcome(spool, &mut state, (gate, now), flight, outcome, after),
-        });
+        let ended = outcomes
+            .filter_map(|(flight, outcome)| self.on_outcome(spool, &mut state, (gate, now), flight, outcome, after));
         ended.collect()
     }
 
@@ -326,20 +326,23 @@ impl SpoolTopic {
         flight: u64,
         outcome: Outcome,
         after: &mut After,
-    ) -> Option<(u64, Option<u64>)> {
+    ) -> Option<EndedCopy> {
         let of_spool = match flight & DIRECT {
             0 => Some(state.flights.remove(&flight)?),
             _ => None,
         };
         after.counts |= of_spool.is_some();
         let seq = of_spool.as_ref().map_or(flight & !DIRECT, |flight| flight.seq);
+        let good = is_good(&outcome);
         let (ending, why) = match outcome {
             Outcome::Confirmed(_) => (Ending::Confirmed, None),
             Outcome::Refused(why) => (Ending::Refused, Some(why)),
             Outcome::NotSent(why) => (Ending::NotSent, Some(why)),
             Outcome::Unknown(why) => (Ending::Unknown, Some(why)),
         };
-        let Some(kept) = state.records.get_mut(&seq) else { return Some((seq, of_spool.map(|flight| flight.epoch))) };
+        let Some(kept) = state.records.get_mut(&seq) else {
+            return Some(EndedCopy { seq, epoch: of_spool.map(|flight| flight.epoch), good });
+        };
         if why.is_some() {
             kept.why = why;
         }
@@ -356,7 +359,7 @@ impl SpoolTopic {
                 lane.forward(now, gate, SHORT_BACKLOG as u64, out);
             }
         });
-        Some((seq, Some(epoch)))
+        Some(EndedCopy { seq, epoch: Some(epoch), good })
     }
 
     /// One step of a lane, and what follows from it.

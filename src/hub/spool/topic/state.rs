@@ -9,7 +9,6 @@ use crate::broker::Ticket;
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::hub::failover::lane::{Lane, LaneAction};
-
 use crate::message::{Message, TopicKind, Writer};
 use crate::numbers::NumberMap;
 
